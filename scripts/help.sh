@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+cat <<'TEXT'
+alleviate: exitless interrupts, sidecore vIOMMU and VSwapper for KVM
+
+  make demo             see it work: everything from nothing, and a table
+  make check            run all tests (T=GROUP or T=GROUP/NAME for some)
+  make bench            measure (B=NAME for one); results in build/results
+  make                  build the drop-in modules into build/modules/
+  make install          install them for the running kernel; make uninstall
+  make deb              build the DKMS package alleviate-dkms
+  make series           write the upstream series to build/series/
+  make series-check     prove that it applies, builds at each step and is clean
+  make check-debug      the tests in L1 on a KASAN and lockdep kernel
+  make setup            install missing tools (root); make system-changes lists
+                        what it added and make distclean-system takes it back
+  make clean            remove what was built; make distclean also downloads
+
+Variables
+  FEATURES="eli viommu vswap"   what is built in; "none" for stock modules
+  KERNELRELEASE=, KDIR=, KSRC=  build for another kernel (headers, source)
+  DESTDIR=, BUILD=, JOBS=, V=1
+TEXT
