@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# Helpers for bash code that runs inside of L1; sourced by rig.py's
+# L1.script() and by tests of kind "l1".  Variables set for it: TOP, BUILD,
+# RIG_SHARE (writable, visible to the host), RIG_KERNEL and RIG_INITRD (the L2
+# guest's), RIG_AGENT, RIG_ACCEL, RIG_MODULES, RIG_FLAVOUR, RIG_WIRE_MAC.
+
+set -uo pipefail
+
+TRACING=/sys/kernel/tracing
+
+# shellcheck disable=SC2034 # for the scripts that source this file
+declare -A DEVICE=([igb]=0000:00:06.0 [edu]=0000:00:07.0 [nvme]=0000:00:08.0)
+
+fail()
+{
+	echo "FAIL: $*" >&2
+	exit 1
+}
+
+skip()
+{
+	echo "SKIP: $*"
+	exit 4
+}
+
+# assert EXPRESSION MESSAGE...: EXPRESSION is shell arithmetic
+assert()
+{
+	(( $1 )) || fail "${*:2} (not true: $1)"
+}
+
+# load_kvm [OPTION...]: load the modules for this CPU with kvm's options
+load_kvm()
+{
+	modprobe kvm "$@" || fail "modprobe kvm $*"
+	modprobe "$(vendor_module)" || fail "modprobe $(vendor_module)"
+}
+
+vendor_module()
+{
+	if grep -qw svm /proc/cpuinfo; then
+		echo kvm_amd
+	else
+		echo kvm_intel
+	fi
+}
+
+unload_kvm()
+{
+	modprobe -r "$(vendor_module)" && modprobe -r kvm
+}
+
+# disk SERIAL: the block device of a scratch disk
+disk()
+{
+	local s
+
+	for s in /sys/block/*/serial; do
+		if [[ $(<"$s") == "$1" ]]; then
+			s=${s%/serial}
+			echo "/dev/${s##*/}"
+			return
+		fi
+	done
+	fail "no disk with the serial $1"
+}
+
+# bind_vfio NAME: give an assignable device to vfio-pci; prints its address
+bind_vfio()
+{
+	local bdf=${DEVICE[$1]} dev=/sys/bus/pci/devices/${DEVICE[$1]}
+
+	modprobe vfio-pci
+	if [[ -e $dev/driver ]]; then
+		echo "$bdf" >"$dev/driver/unbind"
+	fi
+	echo vfio-pci >"$dev/driver_override"
+	echo "$bdf" >/sys/bus/pci/drivers_probe
+	[[ $(readlink "$dev/driver") == */vfio-pci ]] ||
+		fail "$1 ($bdf) is not bound to vfio-pci"
+	echo "$bdf"
+}
+
+# Guests.  A guest has a name, a console and an agent.  QEMU writes consoles a
+# character at a time, which a 9p share makes very slow; so they are written
+# to /run/rig/NAME.console and copied to the share when bash exits.
+trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
+
+# l2_start NAME [-m MIB] [-c CPUS] [-a "KERNEL PARAMETERS"] [-r ROOT]
+#	   [-M MACHINE-OPTIONS] [-w CPULIST] [-- QEMU ARGUMENTS]
+# -w pins all of QEMU to CPUs of L1; -r is the guest's rig.root (default ram).
+l2_start()
+{
+	local name=$1 mem=512 cpus=1 append="" root=ram machine="" pin=() opt
+	local OPTIND=1 OPTARG
+
+	shift
+	while getopts m:c:a:r:M:w: opt; do
+		case $opt in
+		m) mem=$OPTARG ;;
+		c) cpus=$OPTARG ;;
+		a) append=$OPTARG ;;
+		r) root=$OPTARG ;;
+		M) machine=,$OPTARG ;;
+		w) pin=(taskset -c "$OPTARG") ;;
+		*) fail "l2_start: bad option" ;;
+		esac
+	done
+	shift $((OPTIND - 1))
+	[[ ${1:-} == -- ]] && shift
+	mkdir -p /run/rig
+	"${pin[@]}" qemu-system-x86_64 -name "$name" -nodefaults -no-user-config \
+		-display none -machine "q35$machine" -accel kvm -cpu host \
+		-smp "$cpus" -m "${mem}M" -kernel "$RIG_KERNEL" \
+		-initrd "$RIG_INITRD" -append \
+		"console=ttyS0 panic=-1 no_timer_check rig.root=$root rig.name=$name $append" \
+		-no-reboot -serial "file:/run/rig/$name.console" \
+		-chardev "socket,id=agent,path=/run/rig/$name.agent,server=on,wait=off" \
+		-device virtio-serial-pci \
+		-device virtserialport,chardev=agent,name=alleviate.agent \
+		-chardev "socket,id=qmp,path=/run/rig/$name.qmp,server=on,wait=off" \
+		-mon chardev=qmp,mode=control \
+		-pidfile "/run/rig/$name.pid" -daemonize "$@" \
+		2>"$RIG_SHARE/$name.qemu" || {
+		cat "$RIG_SHARE/$name.qemu" >&2
+		fail "QEMU did not start guest $name"
+	}
+}
+
+# l2_wait NAME [SECONDS]: until its agent answers
+l2_wait()
+{
+	local name=$1 end=$((SECONDS + ${2:-180}))
+
+	until timeout 5 "$RIG_AGENT" run "/run/rig/$name.agent" true 2>/dev/null; do
+		l2_alive "$name" || fail "guest $name ended while booting: $(tail -n 3 "/run/rig/$name.console" "$RIG_SHARE/$name.qemu" 2>&1)"
+		(( SECONDS < end )) || fail "guest $name did not boot: $(tail -n 3 "/run/rig/$name.console")"
+		sleep 0.5
+	done
+}
+
+l2_pid()
+{
+	cat "/run/rig/$1.pid"
+}
+
+l2_alive()
+{
+	[[ -e /run/rig/$1.pid ]] && kill -0 "$(l2_pid "$1")" 2>/dev/null
+}
+
+# l2_run NAME COMMAND...: in the guest, with its output and status
+l2_run()
+{
+	timeout "${L2_TIMEOUT:-300}" "$RIG_AGENT" run "/run/rig/$1.agent" "${*:2}"
+}
+
+# l2_stop NAME: end the guest; waits until QEMU is gone
+l2_stop()
+{
+	local pid
+
+	pid=$(l2_pid "$1" 2>/dev/null) || return 0
+	kill "$pid" 2>/dev/null
+	for _ in {1..100}; do
+		kill -0 "$pid" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$pid" 2>/dev/null
+	rm -f "/run/rig/$1.pid" "/run/rig/$1.agent"
+}
+
+# Counting.  A region is bracketed by count_start and count_stop; what happened
+# in it is then read from $RIG_SHARE/TAG.counts, one "name value" a line.
+
+# kvm's per-VM counters, summed over VMs
+kvm_counters()
+{
+	local f
+
+	for f in /sys/kernel/debug/kvm/*-*/; do
+		[[ -d $f ]] || continue
+		(cd "$f" && grep -s . -- * | sed 's/:/ /')
+	done | awk 'NF == 2 && $2 ~ /^[0-9]+$/ { n[$1] += $2 }
+		    END { for (i in n) print "kvm." i, n[i] }'
+}
+
+# Interrupts in /proc/interrupts by name of line, summed over CPUs
+host_interrupts()
+{
+	awk 'NR > 1 { n = 0; for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i
+	     if ($1 ~ /^[0-9]+:$/) print "irq." $NF, n; else {
+	     sub(":", "", $1); print "irq." $1, n } }' /proc/interrupts |
+		awk '{ n[$1] += $2 } END { for (i in n) print i, n[i] }'
+}
+
+vm_counters()
+{
+	sed 's/^/vmstat./' /proc/vmstat
+}
+
+# sectors read and written by disk
+disk_counters()
+{
+	awk '{ print "disk." $3 ".reads", $4; print "disk." $3 ".read_sectors", $6
+	       print "disk." $3 ".writes", $8; print "disk." $3 ".write_sectors", $10 }' \
+		/proc/diskstats
+}
+
+all_counters()
+{
+	kvm_counters
+	host_interrupts
+	vm_counters
+	disk_counters
+	echo "time.ns $(date +%s%N)"
+}
+
+HISTOGRAMS=("kvm_exit:exit_reason" "kvm_inj_virq:vector" "kvm_msr:write,ecx"
+	    "kvm_apic_accept_irq:vec")
+
+# Histograms count in the kernel: exact, and no trace buffer can overflow.
+hist_on()
+{
+	local h event
+
+	for h in "${HISTOGRAMS[@]}"; do
+		event=$TRACING/events/kvm/${h%%:*}
+		[[ -d $event ]] || continue
+		echo "hist:keys=${h#*:}:size=4096:pause" >"$event/trigger" ||
+			fail "no histogram of $h"
+	done
+}
+
+hist_write()
+{
+	local h event
+
+	for h in "${HISTOGRAMS[@]}"; do
+		event=$TRACING/events/kvm/${h%%:*}
+		[[ -d $event ]] || continue
+		echo "hist:keys=${h#*:}:size=4096:$1" >>"$event/trigger"
+	done
+}
+
+hist_off()
+{
+	local h event
+
+	for h in "${HISTOGRAMS[@]}"; do
+		event=$TRACING/events/kvm/${h%%:*}
+		[[ -d $event ]] || continue
+		echo "!hist:keys=${h#*:}:size=4096" >"$event/trigger"
+	done
+}
+
+# "kvm_exit.exit_reason=96 1234"
+hist_read()
+{
+	local h event
+
+	for h in "${HISTOGRAMS[@]}"; do
+		event=${h%%:*}
+		sed -n "s/^{ \(.*\) } hitcount: *\([0-9]*\).*/\1 \2/p" \
+			"$TRACING/events/kvm/$event/hist" 2>/dev/null |
+		sed 's/: */=/g; s/, */,/g; s/  */ /g; s/^ *//' |
+		while read -r line; do
+			echo "hist.$event.${line% *} ${line##* }"
+		done | sed 's/ \([^ ]*\)$/\t\1/; s/ //g; s/\t/ /'
+	done
+}
+
+count_start()
+{
+	all_counters >"$RIG_SHARE/$1.before"
+	if [[ -e $TRACING/events/kvm/kvm_exit/trigger ]]; then
+		hist_on
+		hist_write continue
+	fi
+}
+
+count_stop()
+{
+	if [[ -e $TRACING/events/kvm/kvm_exit/trigger ]]; then
+		hist_write pause
+	fi
+	all_counters >"$RIG_SHARE/$1.after"
+	{
+		# Level values (nr_*) are as they are at the end, and counters
+		# the difference.
+		awk 'NR == FNR { n[$1] = $2; next } { print $1, $2 - n[$1] }' \
+			"$RIG_SHARE/$1.before" "$RIG_SHARE/$1.after"
+		if [[ -e $TRACING/events/kvm/kvm_exit/trigger ]]; then
+			hist_read
+			hist_off
+		fi
+	} >"$RIG_SHARE/$1.counts"
+	rm -f "$RIG_SHARE/$1."{before,after}
+}
+
+# counted TAG NAME: a value of a counted region; 0 when it never happened
+counted()
+{
+	awk -v n="$2" '$1 == n { v += $2 } END { print v + 0 }' \
+		"$RIG_SHARE/$1.counts"
+}

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The packet load at the far end of the assigned NIC's wire."""
+
+import json
+import subprocess
+import time
+
+import rig
+
+
+class Load:
+    """Runs tests/rig/netload.c against the igb of an L1."""
+
+    def __init__(self, l1):
+        self.tool = rig.build_tool("netload")
+        self.l1 = l1
+
+    def run(self, mode, seconds, param):
+        """mode "window" or "rate"; see netload.c.  Returns its figures."""
+        peer, qemu = self.l1.wire
+        p = subprocess.run([self.tool, peer, qemu, rig.WIRE_MAC, mode,
+                            str(seconds), str(param)], capture_output=True,
+                           text=True, check=False, timeout=seconds + 60)
+        if p.returncode:
+            raise rig.RigError(f"netload: {p.stderr}")
+        return json.loads(p.stdout)
+
+    def wait_link(self, timeout=60):
+        """Until the NIC's new owner answers."""
+        end = time.monotonic() + timeout
+        while not self.run("window", 0.5, 1)["received"]:
+            if time.monotonic() > end:
+                raise rig.RigError(f"the NIC did not answer in {timeout} s")
