@@ -14,7 +14,7 @@ from load import Load
 with rig.L1("l2.igb.l1", devices=["igb"]) as l1:
     l1.script("""
 load_kvm
-l2_start g -w 1 -- -device vfio-pci,host=$(bind_vfio igb)
+l2_start g -w last -- -device vfio-pci,host=$(bind_vfio igb)
 l2_wait g
 l2_run g 'ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up'
 count_start run

@@ -88,23 +88,24 @@ bind_vfio()
 # to /run/rig/NAME.console and copied to the share when bash exits.
 trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
 
-# l2_start NAME [-m MIB] [-c CPUS] [-a "KERNEL PARAMETERS"] [-r ROOT]
+# l2_start NAME [-m MIB] [-c CPUS] [-C CPU-MODEL] [-a "KERNEL PARAMETERS"] [-r ROOT]
 #	   [-M MACHINE-OPTIONS] [-w CPULIST] [-- QEMU ARGUMENTS]
-# -w pins all of QEMU to CPUs of L1; -r is the guest's rig.root (default ram).
+# -w pins all of QEMU to CPUs of L1 ("last": the highest); -r is the guest's rig.root (default ram).
 l2_start()
 {
-	local name=$1 mem=512 cpus=1 append="" root=ram machine="" pin=() opt
+	local name=$1 mem=512 cpus=1 cpu=host append="" root=ram machine="" pin=() opt
 	local OPTIND=1 OPTARG
 
 	shift
-	while getopts m:c:a:r:M:w: opt; do
+	while getopts m:c:C:a:r:M:w: opt; do
 		case $opt in
 		m) mem=$OPTARG ;;
 		c) cpus=$OPTARG ;;
+		C) cpu=$OPTARG ;;
 		a) append=$OPTARG ;;
 		r) root=$OPTARG ;;
 		M) machine=,$OPTARG ;;
-		w) pin=(taskset -c "$OPTARG") ;;
+		w) pin=(taskset -c "${OPTARG/last/$(($(nproc) - 1))}") ;;
 		*) fail "l2_start: bad option" ;;
 		esac
 	done
@@ -112,7 +113,7 @@ l2_start()
 	[[ ${1:-} == -- ]] && shift
 	mkdir -p /run/rig
 	"${pin[@]}" qemu-system-x86_64 -name "$name" -nodefaults -no-user-config \
-		-display none -machine "q35$machine" -accel kvm -cpu host \
+		-display none -machine "q35$machine" -accel kvm -cpu "$cpu" \
 		-smp "$cpus" -m "${mem}M" -kernel "$RIG_KERNEL" \
 		-initrd "$RIG_INITRD" -append \
 		"console=ttyS0 panic=-1 no_timer_check rig.root=$root rig.name=$name $append" \
