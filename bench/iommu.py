@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IOMMU of a guest: exits and time of mapping and unmapping a page for DMA.
+
+An unmodified guest with an assigned igb and an assigned edu device.  A test
+driver (tests/modules/dmaprobe.c) maps and unmaps single pages on edu's behalf
+through the DMA API; igb answers a packet load with the same protection.
+
+  none   no IOMMU in the guest: no protection, all of its memory is pinned
+  qemu   QEMU's own "-device intel-iommu,caching-mode=on", iommu.strict=1
+  bare   L1 driving the devices itself, strict; bare-deferred: lazy flush
+
+A guest with caching mode on is always strict: Linux refuses to batch
+invalidations then, so there is no qemu-deferred.
+
+instructions_per_map_unmap comes from a second, deterministic run with one CPU
+(icount): all instructions that the CPU executes for a pair, whoever runs them,
+the guest, KVM or QEMU.
+"""
+
+import rig
+from counts import Counts
+from load import Load
+
+PAGES = 1024
+PAIRS = 500
+SECONDS = 5
+WINDOW = 8
+
+GUEST_EDU = "0000:00:11.0"
+GUESTS = {
+    # name: (kernel command line, QEMU arguments before the devices)
+    "none": ("", ""),
+    "qemu": ("intel_iommu=on iommu.strict=1",
+             "-device intel-iommu,caching-mode=on,intremap=off"),
+}
+
+
+class Prober:
+    """dmaprobe in L2 (run is "l2_run g") or in L1 (run is "bash -c")."""
+
+    def __init__(self, l1, run, bdf, module):
+        self.l1 = l1
+        self.run = run
+        self.dev = f"/sys/bus/pci/devices/{bdf}"
+        l1.script(f"""
+{run} 'insmod {module} && echo dmaprobe >{self.dev}/driver_override &&
+	echo {bdf} >/sys/bus/pci/drivers_probe && test -e {self.dev}/pairs' ||
+	fail "dmaprobe is not bound"
+""")
+
+    def do(self, what, n, then=""):
+        """One operation: (calls, ns, cycles, output of then)."""
+        out = self.l1.script(
+            f"{self.run} 'echo {n} >{self.dev}/{what} && "
+            f"cat {self.dev}/result' || fail {what}\n{then}", timeout=600).out
+        first, _, rest = out.partition("\n")
+        calls, ns, cycles = map(int, first.split())
+        if calls != n:
+            raise rig.RigError(f"{what}: {calls} calls instead of {n}")
+        return calls, ns, cycles, rest
+
+    def counted(self, what, n, then=""):
+        """The same in a counted region: (ns a call, counts, output)."""
+        self.l1.script(f"count_start {what}")
+        _, ns, _, rest = self.do(what, n, then)
+        self.l1.script(f"count_stop {what}")
+        return ns / n, Counts.read(self.l1, what), rest
+
+
+def boot_guest(l1, name):
+    append, args = GUESTS[name]
+    l1.script(f"""
+load_kvm
+igb=$(bind_vfio igb)
+edu=$(bind_vfio edu)
+l2_start g -w last -a "{append}" -- {args} \
+	-device vfio-pci,host=$igb,addr=0x10 \
+	-device vfio-pci,host=$edu,addr=0x11
+l2_wait g 400
+""", timeout=500)
+    return Prober(l1, "l2_run g", GUEST_EDU, "/lib/dmaprobe.ko")
+
+
+def boot_bare(l1, domain):
+    """domain: type of L1's IOMMU groups, DMA (strict) or DMA-FQ (lazy)."""
+    l1.script(f"""
+for name in igb edu; do
+	dev=/sys/bus/pci/devices/${{DEVICE[$name]}}
+	if [[ -e $dev/driver ]]; then
+		echo ${{DEVICE[$name]}} >$dev/driver/unbind
+	fi
+	echo {domain} >$dev/iommu_group/type || fail "no {domain} for $name"
+done
+echo ${{DEVICE[igb]}} >/sys/bus/pci/drivers/igb/bind
+""")
+    return Prober(l1, "bash -c", l1.DEVICES["edu"],
+                  "$RIG_MODULE_DIR/dmaprobe.ko")
+
+
+LOCKED = """
+awk '/^VmLck:/ { print $2 / 4 }' /proc/$(l2_pid g)/status
+"""
+
+
+def exits(counts, key="kvm.exits"):
+    return counts.get(key, 0)
+
+
+def measure(name, boot, is_guest):
+    """Rows of one configuration in real time."""
+    with rig.L1(f"bench.iommu.{name}", modules="distro",
+                devices=["igb", "edu"],
+                append="iommu.strict=1", guest_modules=["dmaprobe"]) as l1:
+        rig.note(name, "booting")
+        prober = boot(l1)
+        rig.note(name, "mapping and unmapping")
+        rows = []
+        then = LOCKED if is_guest else ""
+        # What the commands themselves cost: the same with one page.
+        _, base, _ = prober.counted("map", 1, then)
+        idle = exits(base)
+        prober.do("unmap", 1)
+        map_ns, counts, locked = prober.counted("map", PAGES, then)
+        map_exits = exits(counts) - idle
+        map_io = counts.exits().get("npf", 0) - base.exits().get("npf", 0)
+        unmap_ns, counts, _ = prober.counted("unmap", PAGES, then)
+        unmap_exits = exits(counts) - idle
+        unmap_io = counts.exits().get("npf", 0) - base.exits().get("npf", 0)
+        _, ns, _, _ = prober.do("pairs", PAIRS)
+        if is_guest:
+            rows += [
+                ("exits_per_map", map_exits / PAGES, ""),
+                ("exits_per_unmap", unmap_exits / PAGES, ""),
+                ("mmio_exits_per_map", map_io / PAGES, ""),
+                ("mmio_exits_per_unmap", unmap_io / PAGES, ""),
+                ("pinned_pages", int(float(locked)), ""),
+            ]
+        rows += [
+            ("map", map_ns / 1e3, "us"),
+            ("unmap", unmap_ns / 1e3, "us"),
+            ("map_unmap", ns / PAIRS / 1e3, "us"),
+        ]
+        rig.note(name, "packets")
+        up = "ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up"
+        l1.script(f"{prober.run} '{up}'")
+        load = Load(l1)
+        load.wait_link()
+        figures = load.run("window", SECONDS, WINDOW)
+        rows.append(("packets_per_s", figures["per_s"], "1/s"))
+    return [(name, *r) for r in rows]
+
+
+def instructions(name, boot):
+    """The same pair on one CPU in deterministic emulation."""
+    with rig.L1(f"bench.iommu.{name}.icount", modules="distro", cpus=1,
+                devices=["igb", "edu"], icount=True,
+                append="iommu.strict=1", guest_modules=["dmaprobe"]) as l1:
+        rig.note(name, "counting instructions")
+        prober = boot(l1)
+        prober.do("pairs", 10)
+        n, _, cycles, _ = prober.do("pairs", 200)
+    return [(name, "instructions_per_map_unmap", cycles / n, "")]
+
+
+def main():
+    rows = []
+    for name in GUESTS:
+        rows += measure(name, lambda l1, n=name: boot_guest(l1, n), True)
+    for name, domain in (("bare", "DMA"), ("bare-deferred", "DMA-FQ")):
+        rows += measure(name, lambda l1, d=domain: boot_bare(l1, d), False)
+    if rig.acceleration()[0] == "tcg":
+        for name in GUESTS:
+            rows += instructions(name, lambda l1, n=name: boot_guest(l1, n))
+        rows += instructions("bare", lambda l1: boot_bare(l1, "DMA"))
+    return rig.write_results("iommu", rows)

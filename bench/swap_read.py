@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Swapping: repeated sequential read of a file by a guest short of memory.
+
+The first experiment of the VSwapper paper, scaled: a guest that believes to
+have GUEST_MIB reads a file of FILE_MIB PASSES times, while its VM has only
+REAL_MIB of real memory (cgroup memory.max of QEMU, whose own needs come on
+top).  Image and swap are disks of their own, each slowed by dm-delay.
+
+  stock    the host swaps, knowing nothing of the guest
+  balloon  the guest was told, and gave the memory up beforehand
+  ample    enough real memory
+
+Before the passes the guest touches all memory that it believes to have, as a
+guest that has been up for a while did, and drops its caches.
+"""
+
+import rig
+
+GUEST_MIB = 384
+FILE_MIB = 80
+REAL_MIB = 112
+PASSES = 4
+DELAY_MS = 2
+
+SETUP = f"""
+modprobe dm-delay; modprobe dm-mod
+slow()
+{{
+	dmsetup create $2 --table "0 $(blockdev --getsz $1) delay $1 0 {DELAY_MS}"
+}}
+slow $(disk image) image
+slow $(disk swap) swap
+mkfs.ext4 -q -O ^has_journal $(disk image)
+mkdir -p /run/mnt
+mount $(disk image) /run/mnt
+head -c {FILE_MIB}M /dev/urandom >/run/mnt/data
+umount /run/mnt
+mkswap -q /dev/mapper/swap
+swapon /dev/mapper/swap
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+load_kvm
+l2_start g -m {GUEST_MIB} -- \\
+	-drive if=none,id=d,file=/dev/mapper/image,format=raw,cache=none,aio=native \\
+	-device virtio-blk-pci,drive=d -device virtio-balloon-pci
+l2_wait g
+mkdir /sys/fs/cgroup/vm
+l2_pid g >/sys/fs/cgroup/vm/cgroup.procs
+l2_run g 'mkdir -p /mnt && mount -t ext4 /dev/vda /mnt &&
+	  mount -t tmpfs -o size={GUEST_MIB}m t /tmp &&
+	  dd if=/dev/zero of=/tmp/fill bs=1M count={GUEST_MIB - 150} &&
+	  rm /tmp/fill && umount /tmp && echo 3 >/proc/sys/vm/drop_caches'
+"""
+
+# memory.max is lowered in one step: what is above it goes to swap now.
+LIMIT = """
+pid=$(l2_pid g)
+own=$(awk '/^RssFile|^RssShmem/ { n += $2 } END { print n }' /proc/$pid/status)
+echo $((%d << 20)) >/sys/fs/cgroup/vm/memory.max
+sleep 2
+cat /sys/fs/cgroup/vm/memory.current /sys/fs/cgroup/vm/memory.swap.current
+"""
+
+PASS = """
+count_start pass
+l2_run g 'cat /proc/vmstat >/run/a;
+	  t=$(cut -d" " -f1 /proc/uptime); cat /mnt/data >/dev/null || exit 1
+	  echo $t $(cut -d" " -f1 /proc/uptime)
+	  cat /run/a /proc/vmstat | grep ^pgmajfault'
+count_stop pass
+"""
+
+
+def qmp(l1, command):
+    """One QMP command to the guest's QEMU."""
+    code = ("import json,socket;s=socket.socket(socket.AF_UNIX);"
+            "s.connect('/run/rig/g.qmp');f=s.makefile('rw');f.readline();"
+            "f.write('{\"execute\":\"qmp_capabilities\"}');f.flush();"
+            f"f.readline();f.write('''{command}''');f.flush();"
+            "print(f.readline())")
+    l1.run(f"/usr/bin/python3 -c {rig.shlex.quote(code)}")
+
+
+def configuration(name):
+    with rig.L1(f"bench.swap-read.{name}", modules="distro",
+                disks={"image": FILE_MIB + 64, "swap": 1024}) as l1:
+        rig.note(name, "starting the guest")
+        l1.script(SETUP, timeout=400)
+        if name == "balloon":
+            # What the guest is left with is what the others' VM really has.
+            qmp(l1, '{"execute":"balloon","arguments":{"value":%d}}' %
+                (REAL_MIB << 20))
+            l1.run("sleep 15")
+        if name != "ample":
+            rig.note(name, l1.script(LIMIT % (REAL_MIB + 40), timeout=400)
+                     .out.replace("\n", " "))
+        rows = []
+        for i in range(1, PASSES + 1):
+            out = l1.script(PASS, timeout=1200).out.split()
+            seconds = float(out[1]) - float(out[0])
+            counts = {}
+            for line in (l1.share / "pass.counts").read_text().splitlines():
+                k, _, v = line.rpartition(" ")
+                counts[k] = float(v)
+            dev = l1.script("for d in image swap; do "
+                            "basename $(readlink -f /dev/mapper/$d); done"
+                            ).out.split()
+            values = (
+                (f"pass_{i}", seconds, "s"),
+                (f"swap_sectors_written_{i}",
+                 int(counts.get(f"disk.{dev[1]}.write_sectors", 0)), ""),
+                (f"swap_sectors_read_{i}",
+                 int(counts.get(f"disk.{dev[1]}.read_sectors", 0)), ""),
+                (f"image_sectors_read_{i}",
+                 int(counts.get(f"disk.{dev[0]}.read_sectors", 0)), ""),
+                (f"host_faults_{i}",
+                 int(counts.get("vmstat.pgmajfault", 0)), ""),
+                (f"pages_scanned_{i}",
+                 int(counts.get("vmstat.pgscan_direct", 0) +
+                     counts.get("vmstat.pgscan_kswapd", 0)), ""),
+                (f"guest_faults_{i}", int(out[5]) - int(out[3]), ""),
+            )
+            rig.note(name, "  ".join(f"{m}={v}" for m, v, _ in values))
+            rows += [(name, *v) for v in values]
+        l1.script("l2_stop g; swapoff -a; dmsetup remove_all")
+    return rows
+
+
+def main():
+    rows = []
+    for name in ("stock", "balloon", "ample"):
+        rows += configuration(name)
+    order = {}
+    for row in rows:
+        order.setdefault(row[1], []).append(row)
+    rows = [r for metric in sorted(order, key=lambda m: (m.rsplit("_", 1)[0]
+            != "pass", m)) for r in order[metric]]
+    return rig.write_results("swap-read", rows)
