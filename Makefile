@@ -60,6 +60,12 @@ rig:
 	$(Q)scripts/setup.sh install tests
 	$(Q)scripts/fetch-kernel.sh >/dev/null
 
+# The kernel's own KVM selftests with the features' changes to them; what the
+# stock regression (T=kvm/stock) runs is built with FEATURES=none.
+.PHONY: selftests
+selftests: kernel
+	$(Q)scripts/build-selftests.sh "$(FEATURES)"
+
 .PHONY: check
 check: rig
 	$(Q)tests/run $(T)
@@ -94,7 +100,8 @@ distclean-system:
 .PHONY: clean
 clean:
 	$(Q)rm -rf $(BUILD)/tree $(BUILD)/modules $(BUILD)/rig $(BUILD)/logs \
-		$(BUILD)/results $(BUILD)/run $(BUILD)/series $(BUILD)/*.deb
+		$(BUILD)/results $(BUILD)/run $(BUILD)/selftests $(BUILD)/series \
+		$(BUILD)/*.deb
 
 .PHONY: distclean
 distclean:

@@ -11,10 +11,6 @@ through the DMA API; igb answers a packet load with the same protection.
 
 A guest with caching mode on is always strict: Linux refuses to batch
 invalidations then, so there is no qemu-deferred.
-
-instructions_per_map_unmap comes from a second, deterministic run with one CPU
-(icount): all instructions that the CPU executes for a pair, whoever runs them,
-the guest, KVM or QEMU.
 """
 
 import rig
@@ -150,26 +146,10 @@ def measure(name, boot, is_guest):
     return [(name, *r) for r in rows]
 
 
-def instructions(name, boot):
-    """The same pair on one CPU in deterministic emulation."""
-    with rig.L1(f"bench.iommu.{name}.icount", modules="distro", cpus=1,
-                devices=["igb", "edu"], icount=True,
-                append="iommu.strict=1", guest_modules=["dmaprobe"]) as l1:
-        rig.note(name, "counting instructions")
-        prober = boot(l1)
-        prober.do("pairs", 10)
-        n, _, cycles, _ = prober.do("pairs", 200)
-    return [(name, "instructions_per_map_unmap", cycles / n, "")]
-
-
 def main():
     rows = []
     for name in GUESTS:
         rows += measure(name, lambda l1, n=name: boot_guest(l1, n), True)
     for name, domain in (("bare", "DMA"), ("bare-deferred", "DMA-FQ")):
         rows += measure(name, lambda l1, d=domain: boot_bare(l1, d), False)
-    if rig.acceleration()[0] == "tcg":
-        for name in GUESTS:
-            rows += instructions(name, lambda l1, n=name: boot_guest(l1, n))
-        rows += instructions("bare", lambda l1: boot_bare(l1, "DMA"))
     return rig.write_results("iommu", rows)

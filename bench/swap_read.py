@@ -3,67 +3,78 @@
 
 The first experiment of the VSwapper paper, scaled: a guest that believes to
 have GUEST_MIB reads a file of FILE_MIB PASSES times, while its VM has only
-REAL_MIB of real memory (cgroup memory.max of QEMU, whose own needs come on
-top).  Image and swap are disks of their own, each slowed by dm-delay.
+REAL_MIB of real memory (a fifth): the cgroup memory.max of QEMU is that plus QEMU_MIB,
+which is what QEMU itself needs here.  Image and swap are disks of their own, each slowed by dm-delay.
 
   stock    the host swaps, knowing nothing of the guest
   balloon  the guest was told, and gave the memory up beforehand
   ample    enough real memory
 
 Before the passes the guest touches all memory that it believes to have, as a
-guest that has been up for a while did, and drops its caches.
+guest that has been up for a while did, and drops its caches.  Not with zeroes:
+the host frees zero-filled pages of huge pages instead of swapping them.
 """
 
 import rig
 
-GUEST_MIB = 384
-FILE_MIB = 80
-REAL_MIB = 112
+GUEST_MIB = 512
+FILE_MIB = 144
+REAL_MIB = 104
+QEMU_MIB = 48
 PASSES = 4
 DELAY_MS = 2
 
 SETUP = f"""
-modprobe dm-delay; modprobe dm-mod
+set -e
+modprobe dm-delay
 slow()
 {{
-	dmsetup create $2 --table "0 $(blockdev --getsz $1) delay $1 0 {DELAY_MS}"
+	dmsetup create $1 --table \\
+		"0 $(blockdev --getsz $(disk $1)) delay $(disk $1) 0 {DELAY_MS}"
+	dmsetup mknodes $1
 }}
-slow $(disk image) image
-slow $(disk swap) swap
-mkfs.ext4 -q -O ^has_journal $(disk image)
+slow image
+slow swap
+mkfs.ext4 -q -O ^has_journal /dev/mapper/image
 mkdir -p /run/mnt
-mount $(disk image) /run/mnt
+mount /dev/mapper/image /run/mnt
 head -c {FILE_MIB}M /dev/urandom >/run/mnt/data
 umount /run/mnt
 mkswap -q /dev/mapper/swap
 swapon /dev/mapper/swap
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 load_kvm
+mkdir /sys/fs/cgroup/vm
+# Memory is charged to the cgroup that a process is in when it touches it.
+echo $BASHPID >/sys/fs/cgroup/vm/cgroup.procs
 l2_start g -m {GUEST_MIB} -- \\
 	-drive if=none,id=d,file=/dev/mapper/image,format=raw,cache=none,aio=native \\
 	-device virtio-blk-pci,drive=d -device virtio-balloon-pci
+echo $BASHPID >/sys/fs/cgroup/cgroup.procs
 l2_wait g
-mkdir /sys/fs/cgroup/vm
-l2_pid g >/sys/fs/cgroup/vm/cgroup.procs
 l2_run g 'mkdir -p /mnt && mount -t ext4 /dev/vda /mnt &&
 	  mount -t tmpfs -o size={GUEST_MIB}m t /tmp &&
-	  dd if=/dev/zero of=/tmp/fill bs=1M count={GUEST_MIB - 150} &&
+	  yes "not a page of zeroes" | head -c {GUEST_MIB - 150}m >/tmp/fill &&
 	  rm /tmp/fill && umount /tmp && echo 3 >/proc/sys/vm/drop_caches'
 """
 
-# memory.max is lowered in one step: what is above it goes to swap now.
+# What is above the limit goes to swap first: lowering memory.max at once kills
+# when a slow disk cannot take it as fast.
 LIMIT = """
-pid=$(l2_pid g)
-own=$(awk '/^RssFile|^RssShmem/ { n += $2 } END { print n }' /proc/$pid/status)
-echo $((%d << 20)) >/sys/fs/cgroup/vm/memory.max
-sleep 2
-cat /sys/fs/cgroup/vm/memory.current /sys/fs/cgroup/vm/memory.swap.current
+cd /sys/fs/cgroup/vm
+limit=$((%d << 20))
+for i in {1..400}; do
+	(( $(<memory.current) > limit )) || break
+	echo 8M >memory.reclaim 2>/dev/null
+done
+echo $limit >memory.max
+echo "memory $(<memory.current) swapped $(<memory.swap.current)"
 """
 
 PASS = """
 count_start pass
 l2_run g 'cat /proc/vmstat >/run/a;
-	  t=$(cut -d" " -f1 /proc/uptime); cat /mnt/data >/dev/null || exit 1
+	  t=$(cut -d" " -f1 /proc/uptime); dd if=/mnt/data of=/dev/null bs=256k 2>/dev/null || exit 1
 	  echo $t $(cut -d" " -f1 /proc/uptime)
 	  cat /run/a /proc/vmstat | grep ^pgmajfault'
 count_stop pass
@@ -91,8 +102,10 @@ def configuration(name):
                 (REAL_MIB << 20))
             l1.run("sleep 15")
         if name != "ample":
-            rig.note(name, l1.script(LIMIT % (REAL_MIB + 40), timeout=400)
+            rig.note(name, l1.script(LIMIT % (REAL_MIB + QEMU_MIB), timeout=400)
                      .out.replace("\n", " "))
+        dev = l1.script("for d in image swap; do basename $(disk $d); done"
+                        ).out.split()
         rows = []
         for i in range(1, PASSES + 1):
             out = l1.script(PASS, timeout=1200).out.split()
@@ -101,9 +114,6 @@ def configuration(name):
             for line in (l1.share / "pass.counts").read_text().splitlines():
                 k, _, v = line.rpartition(" ")
                 counts[k] = float(v)
-            dev = l1.script("for d in image swap; do "
-                            "basename $(readlink -f /dev/mapper/$d); done"
-                            ).out.split()
             values = (
                 (f"pass_{i}", seconds, "s"),
                 (f"swap_sectors_written_{i}",

@@ -11,6 +11,7 @@ alleviate: exitless interrupts, sidecore vIOMMU and VSwapper for KVM
   make deb              build the DKMS package alleviate-dkms
   make series           write the upstream series to build/series/
   make series-check     prove that it applies, builds at each step and is clean
+  make selftests        build the kernel's own KVM selftests
   make check-debug      the tests in L1 on a KASAN and lockdep kernel
   make setup            install missing tools (root); make system-changes lists
                         what it added and make distclean-system takes it back

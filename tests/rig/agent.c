@@ -178,10 +178,11 @@ static void serve_command(int port, const char *command)
 		 * The client went away, or another is here already and its
 		 * request waits: a port does not tell connections apart.
 		 * News of a connection come through another virtqueue than
-		 * data, so a hang-up may be that of the client before.
+		 * data, so a hang-up, which also reads as POLLIN, may be that
+		 * of the client before.
 		 */
 		gone = fds[PORT].revents;
-		if ((gone & POLLHUP) && !(gone & POLLIN)) {
+		if (gone & POLLHUP) {
 			usleep(300000);
 			poll(&fds[PORT], 1, 0);
 			gone = fds[PORT].revents;
