@@ -85,7 +85,7 @@ debug-kernel: kernel
 
 .PHONY: check-debug
 check-debug: rig debug-kernel
-	$(Q)FLAVOUR=debug tests/run $(or $(T),l2 kvm)
+	$(Q)FLAVOUR=debug tests/run $(or $(T),l2/boot l2/igb)
 
 # What setup added to this machine, and taking it back.
 .PHONY: system-changes
@@ -100,7 +100,7 @@ distclean-system:
 .PHONY: clean
 clean:
 	$(Q)rm -rf $(BUILD)/tree $(BUILD)/modules $(BUILD)/rig $(BUILD)/logs \
-		$(BUILD)/results $(BUILD)/run $(BUILD)/selftests $(BUILD)/series \
+		$(BUILD)/results $(BUILD)/run $(BUILD)/vmx $(BUILD)/selftests $(BUILD)/series \
 		$(BUILD)/*.deb
 
 .PHONY: distclean

@@ -24,7 +24,7 @@ def main():
     print(f"L1 runs under {'nested KVM' if accel == 'kvm' else 'software emulation'}"
           f" ({why}).")
     rig.note("MODULES", f"building for Linux {kernel.release} ({modset})")
-    rows = irq.guest("ours, features off", modset)
+    rows = irq.guest("demo", modset)
     with_bare = irq.bare()
     data = rig.write_results("demo", rows + with_bare)
     print(f"""

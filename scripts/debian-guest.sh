@@ -17,6 +17,7 @@ agent=$BUILD/rig/agent
 include=systemd-sysv,udev,kmod,iproute2,procps,e2fsprogs
 
 mkdir -p "$BUILD/cache" "$BUILD/logs"
+PYTHONPATH=$TOP/tests/rig python3 -c 'import rig; rig.build_tool("agent")'
 exec 9>"$BUILD/cache/.guest.lock"
 flock 9
 

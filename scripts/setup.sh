@@ -25,7 +25,7 @@ QEMU_MIN=9.0
 # What "make check" needs at its peak, in MiB.
 MIN_DISK=12000
 MIN_DISK_SYSTEM=1500
-MIN_MEMORY=6000
+MIN_MEMORY=9000
 
 PACKAGES=(
 	# to build

@@ -40,6 +40,7 @@ mkdir -p "$stage" "$out"
 	fi
 ) | sort -u | rsync -a --files-from=- "$source/" "$stage/"
 
+overlay=()
 for p in "${patches[@]}"; do
 	if grep -q '^diff --git' "$p"; then
 		patch -d "$stage" -p1 --no-backup-if-mismatch --fuzz=0 --force \
@@ -53,6 +54,7 @@ for p in "${patches[@]}"; do
 			die "${p#"$TOP"/} adds $f, which exists already"
 		mkdir -p "$stage/${f%/*}"
 		cp -p "$TOP/$f" "$stage/$f"
+		overlay+=("$f")
 	done < <(patch_overlay "$p")
 	wait $!
 done
@@ -85,10 +87,10 @@ fi
 		fi
 	done
 	echo "obj-m += arch/x86/kvm/"
-	if [[ -d $stage/drivers ]]; then
-		find "$stage/drivers" -name '*.c' -printf 'obj-m += drivers/%P\n' |
-			sort | sed 's/\.c$/.o/'
-	fi
+	# Files that a feature adds below drivers/ are modules of their own.
+	for f in "${overlay[@]}"; do
+		[[ $f != drivers/*.c ]] || echo "obj-m += ${f%.c}.o"
+	done
 } >"$stage/Kbuild"
 
 # Remove what an earlier staging put there and this one does not.

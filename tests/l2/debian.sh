@@ -7,8 +7,6 @@
 
 set -euo pipefail
 export RIG_GUEST
-# The image holds the agent, which the rig builds.
-python3 -c 'import sys; sys.path.insert(0, "tests/rig"); import rig; rig.build_tool("agent")'
 RIG_GUEST=$(scripts/debian-guest.sh)
 
 exec python3 - <<'PY'

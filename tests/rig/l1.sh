@@ -85,7 +85,8 @@ bind_vfio()
 
 # Guests.  A guest has a name, a console and an agent.  QEMU writes consoles a
 # character at a time, which a 9p share makes very slow; so they are written
-# to /run/rig/NAME.console and copied to the share when bash exits.
+# to /run/rig/NAME.console and copied to the share every few seconds (for when
+# L1 crashes) and when bash exits.
 trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
 
 # l2_start NAME [-m MIB] [-c CPUS] [-C CPU-MODEL] [-a "KERNEL PARAMETERS"] [-r ROOT]
@@ -128,6 +129,14 @@ l2_start()
 		cat "$RIG_SHARE/$name.qemu" >&2
 		fail "QEMU did not start guest $name"
 	}
+	(
+		trap - EXIT
+		exec >/dev/null 2>&1
+		while l2_alive "$name"; do
+			cp "/run/rig/$name.console" "$RIG_SHARE"
+			sleep 5
+		done
+	) &
 }
 
 # l2_wait NAME [SECONDS]: until its agent answers
@@ -289,8 +298,6 @@ count_stop()
 	fi
 	all_counters >"$RIG_SHARE/$1.after"
 	{
-		# Level values (nr_*) are as they are at the end, and counters
-		# the difference.
 		awk 'NR == FNR { n[$1] = $2; next } { print $1, $2 - n[$1] }' \
 			"$RIG_SHARE/$1.before" "$RIG_SHARE/$1.after"
 		if [[ -e $TRACING/events/kvm/kvm_exit/trigger ]]; then

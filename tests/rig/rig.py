@@ -422,7 +422,8 @@ class L1:
     """A host under test.
 
     modules   "distro" or a feature set of build_modroot()
-    flavour   "release" (the distribution's kernel) or "debug"
+    flavour   "release" (the distribution's kernel) or "debug"; by default
+              the environment's FLAVOUR
     devices   of "igb", "edu", "nvme": PCI devices to assign to L2, at the
               addresses in DEVICES; igb's wire ends at self.wire
     disks     {serial: MiB}: scratch disks, /dev/disk/by-id is not there, the
@@ -439,12 +440,12 @@ class L1:
                "nvme": "0000:00:08.0"}
     BOOT_TIMEOUT = 240
 
-    def __init__(self, name, *, modules="none", flavour="release", devices=(),
+    def __init__(self, name, *, modules="none", flavour=None, devices=(),
                  disks=None, append="", cpus=2, memory=4096, icount=False,
                  expected=(), iommu=True, guest_modules=()):
         self.name = name
         self.modset = modules
-        self.kernel = Kernel(flavour)
+        self.kernel = Kernel(flavour or os.environ.get("FLAVOUR", "release"))
         self.guest_kernel = Kernel()
         self.devices = list(devices)
         self.disks = dict(disks or {})
@@ -638,6 +639,12 @@ class L1:
         """Power off; RigError on kernel complaints."""
         if self.alive():
             try:
+                if self.kernel.flavour == "debug":
+                    # What is found is reported on the console.  Pointers on
+                    # the way between two places are not leaks: scan twice.
+                    agent_run(self.agent, "f=/sys/kernel/debug/kmemleak; "
+                              "echo scan >$f; sleep 6; echo scan >$f; cat $f"
+                              " >/dev/console", 300)
                 agent_run(self.agent, "sync; echo 1 >/proc/sys/kernel/sysrq;"
                           "(sleep 0.2; echo o >/proc/sysrq-trigger) &", 30)
                 self.process.wait(60)
