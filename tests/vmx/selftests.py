@@ -66,28 +66,10 @@ done
 
 
 def build_selftests():
-    """The selftests from the kernel's source, static; returns their files.
-
-    Nothing is written to the source.
-    """
-    source = (rig.BUILD / "kernel/current/source").resolve()
-    out = rig.BUILD / "selftests/bochs-tmp"
-    files = [out / "kvm/x86_64" / t for t in SELFTESTS]
-    with rig.locked(out.parent / ".bochs-tmp.lock"):
-        todo = [f for f in files
-                if rig.newer(f, source / "tools/testing/selftests/kvm"
-                             / "x86_64" / f"{f.name}.c")]
-        if todo:
-            rig.note("BUILD", f"{len(todo)} selftests")
-            rig.sh("make", "-s", "-C", str(source), f"O={out}/hdr", "headers")
-            rig.sh("make", "-s", "-j2", "-C",
-                   str(source / "tools/testing/selftests/kvm"),
-                   f"OUTPUT={out}/kvm", "EXTRA_CFLAGS=-static",
-                   f"KHDR_INCLUDES=-isystem {out}/hdr/usr/include",
-                   *map(str, todo))
-            for f in todo:
-                rig.sh("strip", str(f))
-    return files
+    """The selftests from the kernel's source, static; returns their files."""
+    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "none")
+    out = rig.BUILD / "selftests" / rig.Kernel().name / "none/kvm/x86_64"
+    return [out / t for t in SELFTESTS]
 
 
 def main():
