@@ -5,6 +5,10 @@
 # timeout: 120
 
 set -euo pipefail
+unshare --mount true 2>/dev/null || {
+	echo "SKIP: cannot create a mount namespace (in a chroot whose root is no mount point?)"
+	exit 4
+}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
