@@ -4,7 +4,8 @@
 # Helpers for bash code that runs inside of L1; sourced by rig.py's
 # L1.script() and by tests of kind "l1".  Variables set for it: TOP, BUILD,
 # RIG_SHARE (writable, visible to the host), RIG_KERNEL and RIG_INITRD (the L2
-# guest's), RIG_AGENT, RIG_ACCEL, RIG_MODULES, RIG_FLAVOUR, RIG_WIRE_MAC.
+# guest's), RIG_AGENT, RIG_ACCEL, RIG_MODULES, RIG_FLAVOUR, RIG_SLOW
+# (factor on time limits), RIG_WIRE_MAC.
 
 set -uo pipefail
 
@@ -142,9 +143,9 @@ l2_start()
 # l2_wait NAME [SECONDS]: until its agent answers
 l2_wait()
 {
-	local name=$1 end=$((SECONDS + ${2:-180}))
+	local name=$1 end=$((SECONDS + ${2:-180} * RIG_SLOW))
 
-	until timeout 5 "$RIG_AGENT" run "/run/rig/$name.agent" true 2>/dev/null; do
+	until timeout $((5 * RIG_SLOW)) "$RIG_AGENT" run "/run/rig/$name.agent" true 2>/dev/null; do
 		l2_alive "$name" || fail "guest $name ended while booting: $(tail -n 3 "/run/rig/$name.console" "$RIG_SHARE/$name.qemu" 2>&1)"
 		(( SECONDS < end )) || fail "guest $name did not boot: $(tail -n 3 "/run/rig/$name.console")"
 		sleep 0.5
@@ -164,7 +165,7 @@ l2_alive()
 # l2_run NAME COMMAND...: in the guest, with its output and status
 l2_run()
 {
-	timeout "${L2_TIMEOUT:-300}" "$RIG_AGENT" run "/run/rig/$1.agent" "${*:2}"
+	timeout "$((${L2_TIMEOUT:-300} * RIG_SLOW))" "$RIG_AGENT" run "/run/rig/$1.agent" "${*:2}"
 }
 
 # l2_stop NAME: end the guest; waits until QEMU is gone

@@ -44,6 +44,9 @@ INITRAMFS_MODULES = """
     crc32c_generic ext4 igb nvme
 """.split()
 
+# How much longer everything may take on the debug kernel.
+DEBUG_SLOWDOWN = 6
+
 AGENT_PORT = "alleviate.agent"
 WIRE_MAC = "52:54:00:a1:1e:01"
 
@@ -456,6 +459,8 @@ class L1:
         self.iommu = iommu
         self.expected = list(expected)
         self.guest_modules = list(guest_modules)
+        # Time limits are for the release kernel; the checkers are slow.
+        self.slow = DEBUG_SLOWDOWN if self.kernel.flavour == "debug" else 1
         self.accel, self.accel_why = acceleration()
         if icount:
             self.accel = "tcg"
@@ -577,7 +582,7 @@ class L1:
             log.flush()
             self.process = spawn(args, stdin=subprocess.DEVNULL, stdout=log,
                                  stderr=log)
-        deadline = time.monotonic() + self.BOOT_TIMEOUT
+        deadline = time.monotonic() + self.BOOT_TIMEOUT * self.slow
         while True:
             if self.process.poll() is not None:
                 raise RigError(f"L1 ended while booting; see {self.dir}")
@@ -600,7 +605,7 @@ class L1:
             "RIG_MODULE_DIR": BUILD / "rig" / f"modules-{self.kernel.name}",
             "RIG_AGENT": BUILD / "rig/agent",
             "RIG_ACCEL": self.accel, "RIG_MODULES": self.modset,
-            "RIG_FLAVOUR": self.kernel.flavour,
+            "RIG_FLAVOUR": self.kernel.flavour, "RIG_SLOW": self.slow,
             "RIG_WIRE_MAC": WIRE_MAC,
         }
 
@@ -609,7 +614,7 @@ class L1:
         env = " ".join(f"export {k}={shlex.quote(str(v))};"
                        for k, v in self.environment().items())
         res = agent_run(self.agent, f"{env} cd {shlex.quote(str(self.share))};"
-                        f" {command}", timeout, on_output)
+                        f" {command}", timeout * self.slow, on_output)
         if check and res.status:
             raise RigError(f"'{command[:200]}' ended with {res.status}:\n"
                            f"{res.out}{res.err}")
