@@ -91,15 +91,17 @@ bind_vfio()
 trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
 
 # l2_start NAME [-m MIB] [-c CPUS] [-C CPU-MODEL] [-a "KERNEL PARAMETERS"] [-r ROOT]
-#	   [-M MACHINE-OPTIONS] [-w CPULIST] [-- QEMU ARGUMENTS]
-# -w pins all of QEMU to CPUs of L1 ("last": the highest); -r is the guest's rig.root (default ram).
+#	   [-M MACHINE-OPTIONS] [-w CPULIST] [-p CPU] [-- QEMU ARGUMENTS]
+# -w pins all of QEMU to CPUs of L1 ("last": the highest), -p vCPU i alone to CPU + i;
+# -r is the guest's rig.root (default ram).
 l2_start()
 {
 	local name=$1 mem=512 cpus=1 cpu=host append="" root=ram machine="" pin=() opt
+	local first="" pid task vcpu
 	local OPTIND=1 OPTARG
 
 	shift
-	while getopts m:c:C:a:r:M:w: opt; do
+	while getopts m:c:C:a:r:M:w:p: opt; do
 		case $opt in
 		m) mem=$OPTARG ;;
 		c) cpus=$OPTARG ;;
@@ -108,13 +110,14 @@ l2_start()
 		r) root=$OPTARG ;;
 		M) machine=,$OPTARG ;;
 		w) pin=(taskset -c "${OPTARG/last/$(($(nproc) - 1))}") ;;
+		p) first=$OPTARG ;;
 		*) fail "l2_start: bad option" ;;
 		esac
 	done
 	shift $((OPTIND - 1))
 	[[ ${1:-} == -- ]] && shift
 	mkdir -p /run/rig
-	"${pin[@]}" qemu-system-x86_64 -name "$name" -nodefaults -no-user-config \
+	"${pin[@]}" qemu-system-x86_64 -name "$name,debug-threads=on" -nodefaults -no-user-config \
 		-display none -machine "q35$machine" -accel kvm -cpu "$cpu" \
 		-smp "$cpus" -m "${mem}M" -kernel "$RIG_KERNEL" \
 		-initrd "$RIG_INITRD" -append \
@@ -130,6 +133,14 @@ l2_start()
 		cat "$RIG_SHARE/$name.qemu" >&2
 		fail "QEMU did not start guest $name"
 	}
+	if [[ $first ]]; then
+		pid=$(<"/run/rig/$name.pid")
+		for task in "/proc/$pid/task/"*; do
+			vcpu=$(sed -n 's,^CPU \([0-9]*\)/KVM$,\1,p' "$task/comm")
+			[[ -z $vcpu ]] ||
+				taskset -pc $((first + vcpu)) "${task##*/}" >/dev/null
+		done
+	fi
 	(
 		trap - EXIT
 		exec >/dev/null 2>&1
