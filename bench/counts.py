@@ -5,6 +5,7 @@
 # SDM volume 3, "Basic Exit Reasons".
 EXIT_NAMES = {
     "svm": {0x60: "intr", 0x61: "nmi", 0x64: "irq_window", 0x65: "cr0_sel",
+            0x4b: "np", 0x4d: "gp", 0x66: "idtr_read", 0x6a: "idtr_write",
             0x72: "cpuid", 0x77: "pause", 0x78: "hlt", 0x7b: "ioio",
             0x7c: "msr", 0x400: "npf"},
     "vmx": {0: "nmi", 1: "intr", 7: "irq_window", 10: "cpuid", 12: "hlt",

@@ -714,9 +714,10 @@ static void eli_show_vcpu(struct seq_file *m, struct kvm_vcpu *vcpu)
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	unsigned int vector;
 
-	seq_printf(m, "vcpu %d: mode %s, cpu %d, view %u, gates %u+%u, why not direct: %s%s\n",
+	seq_printf(m, "vcpu %d: mode %s, cpu %d, view %u, gates %u+%u, holds back: %s, why not direct: %s%s\n",
 		   vcpu->vcpu_id, modes[READ_ONCE(p->pub.mode)], p->cpu,
-		   p->pub.view, p->first, p->nr, eli_reasons[p->reason].name,
+		   p->pub.view, p->first, p->nr, p->may_hold ? "yes" : "no",
+		   eli_reasons[p->reason].name,
 		   p->masked_until ? ", masked" : "");
 	for_each_set_bit(vector, p->assigned, ELI_NR_GATES)
 		seq_printf(m, "  host vector %u -> guest vector %u\n", vector,

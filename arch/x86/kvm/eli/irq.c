@@ -35,10 +35,8 @@
  */
 struct eli_held {
 	unsigned int users;
-	/* Vectors up to this one are held unless they are in use. */
-	unsigned int limit;
 	DECLARE_BITMAP(vectors, ELI_NR_GATES);
-	int virq[ELI_MAX_VECTOR + 2];
+	int virq[ELI_MAX_VECTOR + 1];
 };
 
 static DEFINE_PER_CPU(struct eli_held, eli_held);
@@ -70,10 +68,9 @@ static void eli_free_held(struct eli_held *held)
 {
 	unsigned int vector;
 
-	for_each_set_bit(vector, held->vectors, ELI_MAX_VECTOR + 2)
+	for_each_set_bit(vector, held->vectors, ELI_MAX_VECTOR + 1)
 		irq_dispose_mapping(held->virq[vector]);
 	bitmap_zero(held->vectors, ELI_NR_GATES);
-	held->limit = 0;
 }
 
 static void eli_put_vectors(struct kvm_eli_vcpu_priv *p)
@@ -118,13 +115,13 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 		p->held_cpu = cpu;
 	}
 
-	while (held->limit < last) {
+	/* Ends with a vector above the last, or none. */
+	for (;;) {
 		virq = eli_alloc_vector(cpu, &vector);
-		if (virq < 0 || vector > last) {
-			/* All below are taken, by us or by the host. */
-			if (virq >= 0)
-				irq_dispose_mapping(virq);
-			held->limit = last;
+		if (virq < 0)
+			break;
+		if (vector > last) {
+			irq_dispose_mapping(virq);
 			break;
 		}
 		held->virq[vector] = virq;
@@ -136,6 +133,9 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 
 	first = find_next_zero_bit(foreign, ELI_NR_GATES, ELI_FIRST_VECTOR);
 	p->may_hold = first > last;
+	/* Vectors of IRQs that were moved away become free with their next IRQ. */
+	if (!p->may_hold)
+		p->retry_at = (jiffies + HZ) ?: 1;
 	p->max_vector = limit;
 
 	return first <= limit && eli_strict ? ELI_OFF_VECTOR : ELI_OK;

@@ -45,6 +45,7 @@ bool vmx_eli_allowed(struct kvm_vcpu *vcpu)
  */
 static void vmx_eli_intercept_tpr(struct vcpu_vmx *vmx, bool intercept)
 {
+	u32 secondary_control = secondary_exec_controls_get(vmx);
 	u32 exec_control = exec_controls_get(vmx);
 
 	if (!cpu_has_vmx_tpr_shadow())
@@ -54,8 +55,7 @@ static void vmx_eli_intercept_tpr(struct vcpu_vmx *vmx, bool intercept)
 		exec_control |= CPU_BASED_TPR_SHADOW;
 		exec_control &= ~(CPU_BASED_CR8_LOAD_EXITING |
 				  CPU_BASED_CR8_STORE_EXITING);
-	} else if (secondary_exec_controls_get(vmx) &
-		   SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES) {
+	} else if (secondary_control & SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES) {
 		/* No other way to have writes to the APIC-access page exit. */
 		exec_control &= ~CPU_BASED_TPR_SHADOW;
 		exec_control |= CPU_BASED_CR8_LOAD_EXITING |
@@ -66,19 +66,20 @@ static void vmx_eli_intercept_tpr(struct vcpu_vmx *vmx, bool intercept)
 	}
 	exec_controls_set(vmx, exec_control);
 
-	if (vmx->x2apic_msr_bitmap_mode & MSR_BITMAP_MODE_X2APIC)
+	/* Otherwise all accesses exit, see vmx_update_msr_bitmap_x2apic(). */
+	if (secondary_control & SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE)
 		vmx_set_intercept_for_msr(&vmx->vcpu, X2APIC_MSR(APIC_TASKPRI),
 					  MSR_TYPE_W, intercept);
 }
 
 /*
- * Without virtual-interrupt delivery the MSR is the one of the physical local
- * APIC, also if x2APIC mode is virtualized.
+ * Without virtual-interrupt delivery the MSR is that of the physical local APIC,
+ * also if x2APIC mode is virtualized.
  */
 static void vmx_eli_intercept_eoi(struct vcpu_vmx *vmx, bool intercept)
 {
-	if (!kvm_eli_eoi || !apic_x2apic_mode(vmx->vcpu.arch.apic) ||
-	    (vmx->x2apic_msr_bitmap_mode & MSR_BITMAP_MODE_X2APIC_APICV))
+	if (!kvm_eli_eoi ||
+	    (!intercept && !apic_x2apic_mode(vmx->vcpu.arch.apic)))
 		return;
 
 	vmx_set_intercept_for_msr(&vmx->vcpu, X2APIC_MSR(APIC_EOI), MSR_TYPE_W,
@@ -101,10 +102,7 @@ static void vmx_eli_set_direct(struct vcpu_vmx *vmx, bool direct)
 	vmx->vcpu.arch.eli->mode = direct ? KVM_ELI_DIRECT : KVM_ELI_INJECT;
 }
 
-/*
- * The mode of the local APIC is about to change, and with it what
- * vmx_eli_set_direct() has to undo.
- */
+/* Before a change of controls that vmx_eli_set_direct() has to do with. */
 void __vmx_eli_leave_direct(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->arch.eli->mode == KVM_ELI_DIRECT)
@@ -164,16 +162,6 @@ void __vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit)
 
 	if (direct)
 		kvm_eli_enter_direct(vcpu);
-}
-
-void __vmx_eli_exit(struct kvm_vcpu *vcpu)
-{
-	struct kvm_eli_vcpu *ev = vcpu->arch.eli;
-
-	ev->host_vector = -1;
-	ev->soft_vector = -1;
-	if (ev->mode == KVM_ELI_DIRECT)
-		kvm_eli_exit_direct(vcpu);
 }
 
 static u8 vmx_eli_exit_exception(struct kvm_vcpu *vcpu)

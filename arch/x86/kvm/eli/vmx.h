@@ -12,7 +12,6 @@ bool vmx_eli_allowed(struct kvm_vcpu *vcpu);
 void vmx_eli_set_mode(struct kvm_vcpu *vcpu, int mode);
 void __vmx_eli_leave_direct(struct kvm_vcpu *vcpu);
 void __vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit);
-void __vmx_eli_exit(struct kvm_vcpu *vcpu);
 u32 __vmx_eli_vectoring_info(struct vcpu_vmx *vmx);
 u32 __vmx_eli_cancelled_info(struct kvm_vcpu *vcpu);
 u8 __vmx_eli_inject_vector(struct kvm_vcpu *vcpu);
@@ -29,7 +28,7 @@ static inline bool vmx_eli_on(struct kvm_vcpu *vcpu)
 	return kvm_eli_armed(vcpu) && vcpu->arch.eli->mode != KVM_ELI_OFF;
 }
 
-/* Before controls change that DIRECT mode has its own setting of. */
+/* Before the mode of the local APIC, or APICv, changes. */
 static inline void vmx_eli_leave_direct(struct kvm_vcpu *vcpu)
 {
 	if (kvm_eli_armed(vcpu))
@@ -47,7 +46,7 @@ static inline void vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exi
 static inline void vmx_eli_exit(struct kvm_vcpu *vcpu)
 {
 	if (kvm_eli_armed(vcpu))
-		__vmx_eli_exit(vcpu);
+		kvm_eli_exit(vcpu);
 }
 
 /*
