@@ -73,7 +73,7 @@ COMPLAINTS = re.compile(
     suspicious\ RCU\ usage | sleeping\ function\ called |
     scheduling\ while\ atomic | refcount_t: | list_(add|del)\ corruption |
     Bad\ (page|rss-counter|swap) | Out\ of\ memory | invoked\ oom-killer |
-    nobody\ cared | Unknown\ NMI | unexpected\ IRQ\ trap | rig:\ no\ |
+    nobody\ cared | NMI\ received\ for\ unknown | unexpected\ IRQ\ trap | rig:\ no\ |
     EXT4-fs\ error | I/O\ error,\ dev
     """, re.VERBOSE)
 

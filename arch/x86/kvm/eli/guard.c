@@ -60,7 +60,11 @@ static enum hrtimer_restart eli_guard_tick(struct hrtimer *timer)
 		struct eli_cpu *ec = per_cpu_ptr(&eli_cpu, cpu);
 		unsigned int seq = READ_ONCE(ec->seq);
 
-		if ((seq & 1) && seq == ec->seen) {
+		/*
+		 * One NMI at a time: the CPU remembers a second one, which would
+		 * find nothing to claim.
+		 */
+		if ((seq & 1) && seq == ec->seen && !READ_ONCE(ec->nmi)) {
 			WRITE_ONCE(ec->fired, true);
 			/* Before the NMI, for the handler to claim it. */
 			smp_store_release(&ec->nmi, true);

@@ -142,6 +142,24 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 }
 
 /*
+ * Does the IRQ change its vector at once when it is moved?  With interrupt
+ * remapping it does; else with the next interrupt that the host handles, and
+ * until then it cannot be moved again.
+ */
+static bool eli_moves_at_once(struct eli_irq *irq)
+{
+	struct irq_data *data;
+
+	for (data = irq->data; data; data = data->parent_data) {
+		if (data->domain && (data->domain->bus_token == DOMAIN_BUS_DMAR ||
+				     data->domain->bus_token == DOMAIN_BUS_AMDVI))
+			return true;
+	}
+
+	return false;
+}
+
+/*
  * Would the IRQ get a lower vector if vectors of @cpu were not held?  IRQs are
  * connected one by one, and each is to be next to the others.
  */
@@ -149,6 +167,9 @@ static bool eli_misplaced(struct eli_irq *irq, int cpu)
 {
 	unsigned int vector = READ_ONCE(irq->cfg->vector);
 	bool misplaced;
+
+	if (!eli_moves_at_once(irq))
+		return false;
 
 	mutex_lock(&eli_vectors_lock);
 	misplaced = find_first_bit(per_cpu_ptr(&eli_held, cpu)->vectors,

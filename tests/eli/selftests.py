@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: a guest sees no difference with exitless interrupts on, without exitless completion and off, and the host loses no interrupt
+# kind: host
+# timeout: 1800
+# cores: 2
+"""Run the selftests of exitless interrupts: selftests.py [CONFIG|TEST...]
+
+Each of TESTS runs in each of CONFIGS, and has to pass; skipping is failing.
+Arguments pick configurations and tests by name, and PROGRAM:CASE a case of
+a program; "stock", which is KVM without the feature, runs only if it is picked.
+
+Assigned devices are played by tests/modules/eliprod.c.  L1 has a CPU for each
+of two vCPUs beside the first, which ELI needs for its guard; its own devices
+interrupt the first alone.
+
+SELFTESTS in the environment is a directory to take the programs from, instead
+of building them.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
+import rig  # pylint: disable=wrong-import-position
+
+# Name: modules as in rig.build_modroot(), options of kvm.
+CONFIGS = {
+    "on": ("eli", "eli=1"),
+    "no-eoi": ("eli", "eli=1 eli_eoi=0"),
+    "off": ("eli", "eli=0"),
+    "stock": ("none", ""),
+}
+TESTS = ["eli_test", "eli_hostile_test", "eli_migrate_test"]
+
+LIMIT = 500             # seconds for a program
+
+
+def programs():
+    """The directory of the selftests."""
+    if os.environ.get("SELFTESTS"):
+        return pathlib.Path(os.environ["SELFTESTS"])
+    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "eli")
+    return (rig.BUILD / "selftests" / rig.Kernel().name /
+            "eli/kvm/x86_64")
+
+
+def run_test(l1, config, test):
+    """One program, or a case of it; returns whether it passed."""
+    start = time.monotonic()
+    program, _, case = test.partition(":")
+    log = l1.dir / f"{test.replace(':', '.')}.tap"
+    # A limit inside of L1, too: nothing is left running for the next.
+    command = f"timeout -k 10 {LIMIT * l1.slow} /run/{program}"
+    if case:
+        command += f" -t {shlex.quote(case)}"
+    with open(log, "wb") as f:
+        def save(_, data):
+            f.write(data)
+            f.flush()
+        res = l1.run("export ELI_STOCK=%d ELI_HOTPLUG=1; cd /run; %s" %
+                     (config == "stock", command), LIMIT + 60, check=False,
+                     on_output=save)
+    text = log.read_text(errors="replace")
+    totals = re.search(r"^# Totals: (pass:(\d+).*)$", text, re.MULTILINE)
+    passed = res.status == 0 and totals and int(totals[2])
+    print(f"  {config:<8} {test:<28} {'pass' if passed else 'FAIL'} "
+          f"({time.monotonic() - start:.0f} s) "
+          f"{totals[1] if totals else f'status {res.status}'}", flush=True)
+    if not passed:
+        # The assertion, without the stack, and what KVM says about it.
+        wanted = re.compile(r"^not ok|^# \w+: Test|^  \S|^# (irq|vcpu) ")
+        for line in text.splitlines():
+            if wanted.search(line):
+                print(f"           {line}")
+    return bool(passed)
+
+
+def run_config(config, tests, directory):
+    """Boot, load, run; returns the tests that failed."""
+    modules, options = CONFIGS[config]
+    failed = []
+    with rig.L1(f"eli.selftests/{config}", modules=modules, cpus=3,
+                memory=3072, append="irqaffinity=0") as l1:
+        rig.build_test_module(l1.kernel, "eliprod")
+        for name in {t.partition(":")[0] for t in tests}:
+            shutil.copy(directory / name, l1.share)
+        l1.script(f"""
+load_kvm {options}
+modprobe irqbypass
+insmod "$RIG_MODULE_DIR/eliprod.ko" || fail "eliprod does not load"
+cp "$RIG_SHARE"/eli_*test /run
+mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
+""")
+        if config != "stock":
+            want = "Y" if "eli=1" in options else "N"
+            l1.run(f"grep -qx {want} /sys/module/kvm/parameters/eli")
+        for test in tests:
+            if not run_test(l1, config, test):
+                failed.append(test)
+        # Whatever a test did, all of it can be unloaded.
+        l1.script("rmmod eliprod && unload_kvm || fail 'does not unload'")
+    return failed
+
+
+def main():
+    """Pick, run, report."""
+    names = sys.argv[1:]
+    unknown = [n for n in names if n not in CONFIGS and
+               n.partition(":")[0] not in TESTS]
+    if unknown:
+        print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
+              f"({' '.join(TESTS)}): {' '.join(unknown)}")
+        return 2
+    configs = ([n for n in names if n in CONFIGS] or
+               [c for c in CONFIGS if c != "stock"])
+    tests = [n for n in names if n not in CONFIGS] or TESTS
+
+    directory = programs()
+    bad = []
+    for config in configs:
+        try:
+            failed = run_config(config, tests, directory)
+        except (rig.RigError, TimeoutError) as e:
+            print(f"  {config:<8} {e}")
+            failed = ["(L1)"]
+        bad += [f"{config}/{t}" for t in failed]
+    if bad:
+        print(f"FAIL: {' '.join(bad)}")
+        return 1
+    print(f"{len(tests)} programs pass in {len(configs)} configurations")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except rig.RigError as error:
+        sys.exit(f"FAIL: {error}")
