@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The packet load at the far end of the assigned NIC's wire."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -24,6 +25,18 @@ class Load:
         if p.returncode:
             raise rig.RigError(f"netload: {p.stderr}")
         return json.loads(p.stdout)
+
+    @contextlib.contextmanager
+    def background(self, mode, param):
+        """Keep the load up meanwhile, whether or not something answers."""
+        peer, qemu = self.l1.wire
+        with subprocess.Popen([self.tool, peer, qemu, rig.WIRE_MAC, mode,
+                               "3600", str(param)], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as p:
+            try:
+                yield
+            finally:
+                p.kill()
 
     def wait_link(self, timeout=60):
         """Until the NIC's new owner answers."""

@@ -546,13 +546,18 @@ void __kvm_eli_handle_exit_irqoff(struct kvm_vcpu *vcpu)
 	p->pub.exited = false;
 
 	/*
+	 * In INJECT mode it was decided at the entry.  What exited in spite of it
+	 * is to be taken by the host, or would exit again at once.
+	 */
+	if (p->pub.mode != KVM_ELI_DIRECT)
+		return;
+
+	/*
 	 * Most likely, the vCPU is back in a moment.  Before anything that may
 	 * enable IRQs, as the end of a handler does.
 	 */
 	hold = p->may_hold && p->reason == ELI_OK && p->cpu == smp_processor_id();
 	eli_hold_back(p, hold);
-	if (p->pub.mode != KVM_ELI_DIRECT)
-		return;
 
 	/* First, as it has the highest priority and is to be completed first. */
 	if (interrupted >= 0 && !test_bit(interrupted, p->assigned)) {

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: exitless interrupts survive migrating vCPUs, re-routed and unplugged devices, kills and reloads under load
+# kind: host
+# timeout: 900
+# cores: 2
+"""Random churn: tests/eli/churn.py [SECONDS [SEED]]
+
+A guest with two vCPUs and an assigned NIC answers packets all the time, while
+one thing after the other happens to it, in random order.  After each, the NIC
+has to work; at the end no counter of lost packets counts, but the console of
+L1, and that all can be unloaded.
+"""
+
+import pathlib
+import random
+import sys
+import time
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests/rig")]
+# pylint: disable=wrong-import-position
+import rig                  # noqa: E402
+from load import Load       # noqa: E402
+
+SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
+
+START = """
+load_kvm eli=1
+modprobe -q pci_hotplug || true
+l2_start g -c 2 -p 1 -- -overcommit cpu-pm=on \\
+	-device pcie-root-port,id=port,chassis=1 \\
+	-device vfio-pci,host=$(bind_vfio igb),bus=port,id=nic
+l2_wait g
+"""
+LINK = """
+l2_run g 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+		[ -e /sys/class/net/eth0 ] && break; sleep 1; done
+	ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up'
+"""
+QMP = r"""
+qmp()
+{
+	python3 - "$1" <<'END'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/rig/g.qmp")
+f = s.makefile("rw")
+f.readline()
+for command in ('{"execute": "qmp_capabilities"}', sys.argv[1]):
+    f.write(command + "\n")
+    f.flush()
+    while True:
+        reply = json.loads(f.readline())
+        if "error" in reply:
+            sys.exit(str(reply["error"]))
+        if "return" in reply:
+            break
+END
+}
+"""
+
+
+class Churn:
+    """One guest and what happens to it."""
+
+    def __init__(self, l1, rng):
+        self.l1 = l1
+        self.rng = rng
+        self.load = Load(l1)
+        self.done = {}
+
+    def start(self):
+        self.l1.script(START + LINK)
+        self.load.wait_link()
+
+    def works(self):
+        """Packets come back."""
+        for _ in range(5):
+            r = self.load.run("window", 1, 4)
+            if r["received"] > 20:
+                return
+            time.sleep(1)
+        state = self.l1.script("cat /sys/kernel/debug/kvm/*-*/eli; "
+                               "grep vfio /proc/interrupts || true; "
+                               "l2_run g 'grep eth0 /proc/interrupts'",
+                               check=False)
+        raise rig.RigError(f"the NIC does not work: {r}\n{state.out}")
+
+    def migrate(self):
+        """vCPU threads move between CPUs."""
+        moves = " ".join(f"{self.rng.randrange(2)}:{self.rng.randrange(3)}"
+                         for _ in range(8))
+        self.l1.script(f"""
+pid=$(l2_pid g)
+for move in {moves}; do
+	for task in /proc/$pid/task/*; do
+		[ "$(cat $task/comm)" = "CPU ${{move%:*}}/KVM" ] || continue
+		taskset -pc ${{move#*:}} ${{task##*/}} >/dev/null
+	done
+	sleep 0.2
+done""")
+
+    def reroute(self):
+        """The guest moves the interrupts between its CPUs."""
+        masks = " ".join(str(self.rng.randrange(1, 3)) for _ in range(8))
+        self.l1.script(f"""
+l2_run g 'for mask in {masks}; do
+	for irq in $(sed -n "s/^ *\\([0-9]*\\):.*eth0.*/\\1/p" /proc/interrupts); do
+		echo $mask >/proc/irq/$irq/smp_affinity
+	done
+	sleep 1
+done'""")
+
+    def unplug(self):
+        """The NIC goes and comes back."""
+        self.l1.script(QMP + """
+qmp '{"execute": "device_del", "arguments": {"id": "nic"}}'
+for i in {1..60}; do
+	l2_run g '[ ! -e /sys/class/net/eth0 ]' && break
+	sleep 0.5
+done
+sleep 2
+for i in {1..20}; do
+	qmp '{"execute": "device_add", "arguments": {"driver": "vfio-pci",
+	      "host": "0000:00:06.0", "bus": "port", "id": "nic"}}' && break
+	sleep 1
+done
+""" + LINK)
+        self.load.wait_link()
+
+    def kill(self):
+        """QEMU is killed."""
+        self.l1.script("kill -KILL $(l2_pid g); sleep 1; rm -f /run/rig/g.*\n" +
+                       START + LINK)
+        self.load.wait_link()
+
+    def reload(self):
+        """The modules are loaded again."""
+        self.l1.script("l2_stop g; sleep 1; unload_kvm\n" + START + LINK)
+        self.load.wait_link()
+
+    def run(self, seconds):
+        end = time.monotonic() + seconds
+        actions = [self.migrate, self.reroute, self.migrate, self.reroute,
+                   self.unplug, self.kill, self.reload]
+        order = []
+        while time.monotonic() < end:
+            if not order:
+                order = self.rng.sample(actions, len(actions))
+            action = order.pop()
+            with self.load.background("window", 4):
+                action()
+            self.works()
+            name = action.__name__
+            self.done[name] = self.done.get(name, 0) + 1
+            print(f"  {int(end - time.monotonic()):5} s left: {self.done}",
+                  flush=True)
+
+
+def main():
+    print(f"seed {SEED}")
+    with rig.L1("eli.churn", modules="eli", devices=["igb"], cpus=3,
+                append="irqaffinity=0") as l1:
+        l1.script("for i in /proc/irq/[0-9]*; do "
+                  "echo 0 2>/dev/null >$i/smp_affinity_list || true; done")
+        churn = Churn(l1, random.Random(SEED))
+        churn.start()
+        churn.works()
+        churn.run(SECONDS)
+        l1.script("l2_stop g; sleep 1; unload_kvm")
+    print(f"done: {churn.done}")
+
+
+try:
+    main()
+except rig.Skip as e:
+    print(f"SKIP: {e}")
+    sys.exit(4)
+except (rig.RigError, TimeoutError) as e:
+    print(f"FAIL: {e}")
+    sys.exit(1)
