@@ -30,8 +30,8 @@ START = """
 load_kvm eli=1
 modprobe -q pci_hotplug || true
 l2_start g -c 2 -p 1 -- -overcommit cpu-pm=on \\
-	-device pcie-root-port,id=port,chassis=1 \\
-	-device vfio-pci,host=$(bind_vfio igb),bus=port,id=nic
+	-device pcie-root-port,id=rp0,chassis=1 \\
+	-device vfio-pci,host=$(bind_vfio igb),bus=rp0,id=nic
 l2_wait g
 """
 LINK = """
@@ -124,7 +124,7 @@ done
 sleep 2
 for i in {1..20}; do
 	qmp '{"execute": "device_add", "arguments": {"driver": "vfio-pci",
-	      "host": "0000:00:06.0", "bus": "port", "id": "nic"}}' && break
+	      "host": "0000:00:06.0", "bus": "rp0", "id": "nic"}}' && break
 	sleep 1
 done
 """ + LINK)

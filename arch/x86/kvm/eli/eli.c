@@ -487,7 +487,11 @@ void kvm_eli_exit(struct kvm_vcpu *vcpu)
 	ev->host_vector = -1;
 	ev->soft_vector = -1;
 	ev->exited = true;
-	if (ev->mode == KVM_ELI_DIRECT && unlikely(eli_guard_leave()))
+	if (ev->mode != KVM_ELI_DIRECT)
+		return;
+
+	ev->was_direct = true;
+	if (unlikely(eli_guard_leave()))
 		eli_guarded_exit(vcpu);
 }
 EXPORT_SYMBOL_GPL(kvm_eli_exit);
@@ -549,8 +553,10 @@ void __kvm_eli_handle_exit_irqoff(struct kvm_vcpu *vcpu)
 	 * In INJECT mode it was decided at the entry.  What exited in spite of it
 	 * is to be taken by the host, or would exit again at once.
 	 */
-	if (p->pub.mode != KVM_ELI_DIRECT)
+	if (!p->pub.was_direct)
 		return;
+
+	p->pub.was_direct = false;
 
 	/*
 	 * Most likely, the vCPU is back in a moment.  Before anything that may

@@ -48,6 +48,8 @@ struct kvm_eli_vcpu {
 
 	/* The vCPU has exited, and kvm_eli_handle_exit_irqoff() is to see that. */
 	bool exited;
+	/* It was in DIRECT mode at least once since that function ran. */
+	bool was_direct;
 
 	/* The CPU's task priority is raised to hold the vCPU's IRQs back. */
 	bool holding;
@@ -124,6 +126,14 @@ static inline bool kvm_eli_armed(struct kvm_vcpu *vcpu)
 	struct kvm_eli_vcpu *ev = kvm_eli_vcpu(vcpu);
 
 	return ev && ev->view;
+}
+
+/* The VMCB or VMCS is set up for it, too. */
+static inline bool kvm_eli_on_shadow(struct kvm_vcpu *vcpu)
+{
+	struct kvm_eli_vcpu *ev = kvm_eli_vcpu(vcpu);
+
+	return ev && ev->mode != KVM_ELI_OFF;
 }
 
 static inline u8 kvm_eli_view(struct kvm_vcpu *vcpu)

@@ -16,7 +16,6 @@
 #include <linux/smp.h>
 
 #include <asm/apic.h>
-#include <asm/nmi.h>
 
 #include "internal.h"
 

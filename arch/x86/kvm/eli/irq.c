@@ -289,6 +289,40 @@ void eli_ungather_irqs(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * Among the IRQs that are delivered directly, the one with the higher class of
+ * its host vector interrupts the handler of the other.  Leave those to the host
+ * that would interrupt one that the guest gave a priority not below theirs.
+ */
+static void eli_keep_order(struct kvm_vcpu *vcpu, unsigned long *mine)
+{
+	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
+	u8 class = 0, below = 0, highest = 0;
+	unsigned int vector;
+
+	p->lowest_class = 0xf0;
+	p->max_guest_vector = 0;
+
+	for_each_set_bit(vector, p->assigned, ELI_NR_GATES) {
+		u8 guest_vector = p->guest_vector[vector];
+		u8 guest_class = guest_vector & 0xf0;
+
+		if ((vector & 0xf0) != class) {
+			class = vector & 0xf0;
+			below = highest;
+		}
+		if (below && guest_class <= below) {
+			__clear_bit(vector, p->assigned);
+			__set_bit(vector, mine);
+			vcpu->stat.eli_irqs_left++;
+			continue;
+		}
+		highest = max(highest, guest_class);
+		p->lowest_class = min(p->lowest_class, guest_class);
+		p->max_guest_vector = max(p->max_guest_vector, guest_vector);
+	}
+}
+
+/*
  * Let the IRQs of the vCPU follow it to @cpu, and note the vectors they have
  * there.  Called in the vCPU's task, outside of guest mode.
  */
@@ -305,8 +339,6 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 	bitmap_zero(p->assigned, ELI_NR_GATES);
 	bitmap_zero(mine, ELI_NR_GATES);
 	p->nr_irqs = 0;
-	p->lowest_class = 0xf0;
-	p->max_guest_vector = 0;
 	p->may_hold = false;
 
 	list_for_each_entry(irq, &eli->irqs, node) {
@@ -346,8 +378,6 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 
 		__set_bit(vector, p->assigned);
 		p->guest_vector[vector] = irq->guest_vector;
-		p->lowest_class = min_t(u8, p->lowest_class, irq->guest_vector & 0xf0);
-		p->max_guest_vector = max(p->max_guest_vector, irq->guest_vector);
 		p->irq[p->nr_irqs].cfg = irq->cfg;
 		p->irq[p->nr_irqs].data = irq->data;
 		p->irq[p->nr_irqs].vector = vector;
@@ -356,6 +386,7 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 
 	if (reason == ELI_OK && !p->nr_irqs)
 		reason = ELI_OFF_VECTOR;
+	eli_keep_order(vcpu, mine);
 
 	if (reason == ELI_OK) {
 		bitmap_or(mine, mine, p->assigned, ELI_NR_GATES);

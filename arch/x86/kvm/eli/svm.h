@@ -20,21 +20,21 @@ u32 __svm_eli_exit_int_info(struct vcpu_svm *svm);
 /* Decide on the mode of the next VMRUN, with IRQs off. */
 static inline void svm_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit)
 {
-	if (kvm_eli_armed(vcpu))
+	if (kvm_eli_on_shadow(vcpu))
 		__svm_eli_enter(vcpu, force_immediate_exit);
 }
 
 /* After #VMEXIT and STGI, with IRQs off. */
 static inline void svm_eli_exit(struct kvm_vcpu *vcpu)
 {
-	if (kvm_eli_armed(vcpu))
+	if (kvm_eli_on_shadow(vcpu))
 		__svm_eli_exit(vcpu);
 }
 
 /* EXITINTINFO in terms of the guest's vectors. */
 static inline u32 svm_eli_exit_int_info(struct vcpu_svm *svm)
 {
-	if (kvm_eli_armed(&svm->vcpu))
+	if (kvm_eli_on_shadow(&svm->vcpu))
 		return __svm_eli_exit_int_info(svm);
 
 	return svm->vmcb->control.exit_int_info;
@@ -45,7 +45,7 @@ static inline u8 svm_eli_inject_vector(struct kvm_vcpu *vcpu)
 {
 	u8 vector = vcpu->arch.interrupt.nr;
 
-	if (kvm_eli_armed(vcpu) && !vcpu->arch.interrupt.soft)
+	if (kvm_eli_on_shadow(vcpu) && !vcpu->arch.interrupt.soft)
 		return kvm_eli_inject_vector(vcpu, vector);
 
 	return vector;

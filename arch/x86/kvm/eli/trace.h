@@ -6,7 +6,7 @@
 #define __KVM_X86_ELI_TRACE_H
 
 #include <linux/tracepoint.h>
-#include <asm/kvm_host.h>
+#include <linux/kvm_host.h>
 
 /* A vCPU may, or may not any more, run in DIRECT mode, and the reason. */
 TRACE_EVENT(kvm_eli_state,

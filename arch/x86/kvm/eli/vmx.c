@@ -141,8 +141,8 @@ void vmx_eli_set_mode(struct kvm_vcpu *vcpu, int mode)
 void __vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit)
 {
 	struct kvm_eli_vcpu *ev = vcpu->arch.eli;
+	bool direct, was_direct = ev->mode == KVM_ELI_DIRECT;
 	struct vcpu_vmx *vmx = to_vmx(vcpu);
-	bool direct;
 
 	/*
 	 * A virtual IRQ is to be completed before physical ones are let in.  An
@@ -153,7 +153,7 @@ void __vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit)
 		 !(vcpu->arch.interrupt.injected && !vcpu->arch.interrupt.soft);
 	direct = kvm_eli_may_run_direct(vcpu, direct);
 
-	if (direct != (ev->mode == KVM_ELI_DIRECT))
+	if (direct != was_direct)
 		vmx_eli_set_direct(vmx, direct);
 
 	/* vmx_set_cr4() clears it if the guest does so with CR4.UMIP. */

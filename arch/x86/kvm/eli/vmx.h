@@ -95,23 +95,30 @@ static inline bool vmx_eli_handle_exception(struct kvm_vcpu *vcpu, u32 intr_info
 #else
 #define VMX_ELI_OPS
 static inline bool vmx_eli_supported(void) { return false; }
+
 static inline bool vmx_eli_on(struct kvm_vcpu *vcpu) { return false; }
+
 static inline void vmx_eli_leave_direct(struct kvm_vcpu *vcpu) { }
 static inline void vmx_eli_enter(struct kvm_vcpu *vcpu, bool force_immediate_exit) { }
 static inline void vmx_eli_exit(struct kvm_vcpu *vcpu) { }
+
 static inline u32 vmx_eli_vectoring_info(struct vcpu_vmx *vmx)
 {
 	return vmx->idt_vectoring_info;
 }
+
 static inline u32 vmx_eli_cancelled_info(struct kvm_vcpu *vcpu)
 {
 	return vmcs_read32(VM_ENTRY_INTR_INFO_FIELD);
 }
+
 static inline u8 vmx_eli_inject_vector(struct kvm_vcpu *vcpu)
 {
 	return vcpu->arch.interrupt.nr;
 }
+
 static inline u32 vmx_eli_exception_bitmap(struct kvm_vcpu *vcpu) { return 0; }
+
 static inline bool vmx_eli_handle_exception(struct kvm_vcpu *vcpu, u32 intr_info,
 					    u32 error_code)
 {

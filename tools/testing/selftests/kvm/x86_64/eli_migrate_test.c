@@ -410,7 +410,7 @@ static void load_until_killed(struct eli_vm *ev, int fd)
 {
 	struct eli_dev *dev = eli_start(ev, busy_guest, DEV_VECTOR), *dev2;
 
-	dev2 = eli_dev_add(ev, 0, DEV2_VECTOR + 1);
+	dev2 = eli_dev_add(ev, 0, 0xa1);
 	eli_arm(ev, dev);
 	eli_irq_start(&dev->irq, 0, 200, 0);
 	eli_irq_start(&dev2->irq, 0, 300, 0);

@@ -145,11 +145,6 @@ struct eli_shared {
 	/* do not end interrupts of this vector */
 	u32 no_eoi;
 	/*
-	 * With ELI, assigned IRQs have priorities by the vectors that they have
-	 * in the host.
-	 */
-	u32 host_order;
-	/*
 	 * QEMU's emulation of SVM does not intercept reads of CR8, which then
 	 * are of the host's while the host's IRQs are subject to the guest's IF.
 	 */
@@ -772,7 +767,6 @@ static inline void eli_vm_create(struct eli_vm *ev, unsigned int nr_vcpus,
 	}
 
 	ev->sh = eli_hva(ev, &eli_shared);
-	ev->sh->host_order = eli_on();
 	ev->sh->host_cr8 = eli_on() && host_cpu_is_amd &&
 			   this_cpu_has(X86_FEATURE_HYPERVISOR);
 	for (i = 0; i < nr_vcpus; i++) {
