@@ -49,6 +49,7 @@ import rig  # pylint: disable=wrong-import-position
 CONFIGS = [
     ("distro", "distro", ""),
     ("none", "none", ""),
+    ("eli", "eli", "eli=1"),
 ]
 
 LIMIT = 180             # seconds for a test in the default run

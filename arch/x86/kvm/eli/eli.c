@@ -432,12 +432,14 @@ void kvm_eli_enter_direct(struct kvm_vcpu *vcpu)
 EXPORT_SYMBOL_GPL(kvm_eli_enter_direct);
 
 /*
- * How long a guest that masks IRQs is kept in INJECT mode, first and at most.  A
- * single time does not count: the CPU may have been taken away while the guest
- * had IRQs off for a moment, e.g. by a hypervisor below.
+ * How often the guard may find a guest that masks the host's IRQs, each within a
+ * second of the one before.  A few times do not count: the CPU may have been taken
+ * away, e.g. by a hypervisor below, while the guest had IRQs off for a moment.
  */
-#define ELI_MIN_MASKED	(HZ / 10)
-#define ELI_MAX_MASKED	(10 * HZ)
+#define ELI_MAX_MASKED_EXITS	8
+/* How long it is kept in INJECT mode then, first and at most. */
+#define ELI_MIN_MASKED		(HZ / 10)
+#define ELI_MAX_MASKED		(10 * HZ)
 
 /* Is an IRQ waiting that is not the guest's? */
 static bool eli_host_irq_pending(struct kvm_eli_vcpu_priv *p)
@@ -467,15 +469,19 @@ static void eli_guarded_exit(struct kvm_vcpu *vcpu)
 	if (kvm_x86_call(get_if_flag)(vcpu) || !eli_host_irq_pending(p))
 		return;
 
-	if (time_after(jiffies, p->masked_last + 2 * ELI_MAX_MASKED))
+	if (time_after(jiffies, p->masked_last + HZ))
 		p->masked_count = 0;
+	if (time_after(jiffies, p->masked_last + 2 * ELI_MAX_MASKED))
+		p->masked_times = 0;
 	p->masked_last = jiffies;
-	if (!p->masked_count++)
+	if (++p->masked_count < ELI_MAX_MASKED_EXITS)
 		return;
 
 	/* Longer each time, if it does not stop. */
+	p->masked_count = 0;
 	p->masked_until = (jiffies + min(ELI_MAX_MASKED,
-					 ELI_MIN_MASKED << min(p->masked_count - 2, 7u))) ?: 1;
+					 ELI_MIN_MASKED << min(p->masked_times, 7u))) ?: 1;
+	p->masked_times++;
 	eli_count_off(vcpu, ELI_OFF_MASKED);
 }
 

@@ -190,6 +190,7 @@ struct kvm_eli_vcpu_priv {
 	unsigned long masked_until;	/* jiffies, 0 if not */
 	unsigned long masked_last;	/* jiffies */
 	unsigned int masked_count;
+	unsigned int masked_times;
 	/* The guard interrupted the guest: re-verify the mapping of the IDT. */
 	bool verify;
 
