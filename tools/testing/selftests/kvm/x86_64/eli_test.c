@@ -108,7 +108,8 @@ ELI_TEST(delivery)
 		TEST_ASSERT(handled <= n / 10,
 			    "%lu of %lu interrupts went through the host",
 			    handled, n);
-		TEST_ASSERT(exits <= eoi + n / 4,
+		/* The counters are not read at once: -1 was seen. */
+		TEST_ASSERT(exits <= (s64)(eoi + n / 4),
 			    "%ld exits other than of interrupts of the host",
 			    (long)exits);
 	}
