@@ -161,7 +161,7 @@ done
 
 def main():
     print(f"seed {SEED}")
-    with rig.L1("eli.churn", modules="eli", devices=["igb"], cpus=3,
+    with rig.L1("eli.churn.l1", modules="eli", devices=["igb"], cpus=3,
                 append="irqaffinity=0") as l1:
         l1.script("for i in /proc/irq/[0-9]*; do "
                   "echo 0 2>/dev/null >$i/smp_affinity_list || true; done")
