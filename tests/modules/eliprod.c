@@ -41,7 +41,7 @@
 #include <asm/hw_irq.h>
 #include <asm/irqdomain.h>
 
-#include "eliprod.h"
+#include "eli_prod.h"
 
 /* Faster would leave a CPU no time for anything else. */
 #define MIN_INTERVAL_NS		(50 * NSEC_PER_USEC)

@@ -304,12 +304,14 @@ def build_modroot(kernel, modset):
 def build_test_module(kernel, name):
     """tests/modules/NAME.c as a module for the given kernel."""
     src = TOP / "tests/modules"
+    # What a module shares with the selftests that use it.
+    shared = TOP / "tools/testing/selftests/kvm/x86_64/eli_prod.h"
     tree = BUILD / "rig" / f"modules-{kernel.name}"
     out = tree / f"{name}.ko"
     with locked(BUILD / "rig" / f".modules-{kernel.name}.lock"):
-        if newer(out, src / f"{name}.c", src / "Kbuild"):
+        if newer(out, src / f"{name}.c", src / "Kbuild", shared):
             tree.mkdir(parents=True, exist_ok=True)
-            for p in src.iterdir():
+            for p in [*src.iterdir(), shared]:
                 shutil.copy2(p, tree)
             sh("make", "-C", str(kernel.kdir), f"M={tree}", "KCFLAGS=-Werror",
                "modules")

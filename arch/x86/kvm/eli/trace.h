@@ -31,24 +31,6 @@ TRACE_EVENT(kvm_eli_state,
 		  __entry->cpu, __entry->view, __get_str(reason))
 );
 
-/* A physical IRQ that exited from DIRECT mode is handed to the host. */
-TRACE_EVENT(kvm_eli_reflect,
-	TP_PROTO(unsigned int vcpu_id, u8 vector),
-	TP_ARGS(vcpu_id, vector),
-
-	TP_STRUCT__entry(
-		__field(unsigned int,	vcpu_id)
-		__field(u8,		vector)
-	),
-
-	TP_fast_assign(
-		__entry->vcpu_id	= vcpu_id;
-		__entry->vector		= vector;
-	),
-
-	TP_printk("vcpu %u host vector %u", __entry->vcpu_id, __entry->vector)
-);
-
 /* An exit found an assigned IRQ in service; the virtual local APIC takes over. */
 TRACE_EVENT(kvm_eli_transfer,
 	TP_PROTO(unsigned int vcpu_id, u8 vector, u8 guest_vector, bool redeliver),
@@ -88,6 +70,13 @@ DECLARE_EVENT_CLASS(kvm_eli_vector,
 	),
 
 	TP_printk("vcpu %u guest vector %u", __entry->vcpu_id, __entry->vector)
+);
+
+/* A physical IRQ that exited from DIRECT mode is handed to the host. */
+DEFINE_EVENT_PRINT(kvm_eli_vector, kvm_eli_reflect,
+	TP_PROTO(unsigned int vcpu_id, u8 vector),
+	TP_ARGS(vcpu_id, vector),
+	TP_printk("vcpu %u host vector %u", __entry->vcpu_id, __entry->vector)
 );
 
 /* A virtual IRQ is injected through the injection gate. */

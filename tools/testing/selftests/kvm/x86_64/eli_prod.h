@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * /dev/eliprod: interrupts without a device, see eliprod.c
- *
- * Usable from kernel and user space.  The selftests in
- * tools/testing/selftests/kvm/x86_64/ are built in the kernel's own layout,
- * where this file does not exist: eli_util.h there has a copy of what is
- * between the two lines, which must be identical.
+ * /dev/eliprod: interrupts without a device.  The module is for tests and not part
+ * of the kernel; it includes this file.
  */
-#ifndef _ELIPROD_H
-#define _ELIPROD_H
+#ifndef SELFTEST_KVM_ELI_PROD_H
+#define SELFTEST_KVM_ELI_PROD_H
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
-
-/* ---- copied to eli_util.h from here ---- */
 
 /* An interrupt of an assigned device: signals eventfd, has a producer. */
 #define ELIPROD_ASSIGNED	0
@@ -70,6 +64,4 @@ struct eliprod_status {
 /* The argument is 1 to register the producer, 0 to unregister it. */
 #define ELIPROD_CONNECT		_IO(0xe1, 5)
 
-/* ---- to here ---- */
-
-#endif /* _ELIPROD_H */
+#endif /* SELFTEST_KVM_ELI_PROD_H */
