@@ -154,6 +154,12 @@ static void eli_set_mode(struct kvm_vcpu *vcpu, enum kvm_eli_mode mode)
 	kvm_x86_call(eli_set_mode)(vcpu, mode);
 }
 
+static void eli_turn_off(struct kvm_vcpu *vcpu)
+{
+	eli_set_mode(vcpu, KVM_ELI_OFF);
+	eli_disarm(vcpu, false);
+}
+
 /*
  * Re-derive everything: whether the vCPU is armed, and whether it can run in
  * DIRECT mode on @cpu.
@@ -164,6 +170,7 @@ static enum eli_reason eli_update(struct kvm_vcpu *vcpu, int cpu,
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	struct kvm_eli *eli = vcpu->kvm->arch.eli;
 	struct desc_ptr idt;
+	unsigned int nr;
 
 	lockdep_assert_held(&eli->lock);
 
@@ -176,45 +183,42 @@ static enum eli_reason eli_update(struct kvm_vcpu *vcpu, int cpu,
 				    task_tgid_nr(current));
 		eli->dead = ELI_OFF_REMAPPED;
 		eli_kick(eli);
+		eli_disown_irqs(eli);
 		reason = ELI_OFF_REMAPPED;
 	}
 	p->verify = false;
 
 	if (p->pub.view && (reason != ELI_OK || p->idt_changed)) {
-		eli_set_mode(vcpu, KVM_ELI_OFF);
 		eli_ungather_irqs(vcpu);
-		eli_disarm(vcpu, false);
+		eli_turn_off(vcpu);
 	}
 	p->idt_changed = false;
 	if (reason != ELI_OK)
 		return reason;
 
 	reason = eli_gather_irqs(vcpu, cpu);
-	if (reason == ELI_OFF_NO_IRQ && p->pub.view) {
-		eli_set_mode(vcpu, KVM_ELI_OFF);
-		eli_disarm(vcpu, false);
-	}
-	/* There is nothing to gain before DIRECT mode is possible. */
-	if (reason != ELI_OK && !p->pub.view)
-		return reason;
+	/* Else, just exceptions and the injection gate. */
+	nr = reason == ELI_OK ? find_last_bit(p->assigned, ELI_NR_GATES) + 1 :
+				ELI_FIRST_VECTOR;
+
+	/* If the table cannot grow there, another view may have the room. */
+	if (p->pub.view &&
+	    (reason == ELI_OFF_NO_IRQ || !eli_build_table(vcpu, nr)))
+		eli_turn_off(vcpu);
 
 	if (!p->pub.view) {
+		/* There is nothing to gain before DIRECT mode is possible. */
+		if (reason != ELI_OK)
+			return reason;
+
 		kvm_x86_call(get_idt)(vcpu, &idt);
-		reason = eli_arm(vcpu, &idt);
+		reason = eli_arm(vcpu, &idt, nr);
 		if (reason != ELI_OK) {
 			eli_ungather_irqs(vcpu);
 			return reason;
 		}
 	}
 
-	if (reason == ELI_OK)
-		reason = eli_build_table(vcpu, find_last_bit(p->assigned,
-							     ELI_NR_GATES) + 1);
-	if (reason != ELI_OK) {
-		/* Stays armed, with exceptions and the injection gate alone. */
-		eli_ungather_irqs(vcpu);
-		eli_build_table(vcpu, max_t(unsigned int, p->nr, ELI_FIRST_VECTOR));
-	}
 	/* The table may have moved. */
 	eli_set_mode(vcpu, KVM_ELI_INJECT);
 
@@ -571,6 +575,14 @@ void __kvm_eli_handle_exit_irqoff(struct kvm_vcpu *vcpu)
 	hold = p->may_hold && p->reason == ELI_OK && p->cpu == smp_processor_id();
 	eli_hold_back(p, hold);
 
+	/*
+	 * What an exit reports that is not caused by the IDT need not be true, e.g.
+	 * the VMCB is undefined after SHUTDOWN.  The local APIC knows.
+	 */
+	if (interrupted >= 0 && !p->pub.host_exception &&
+	    !(eli_read_isr(interrupted / 32) & BIT(interrupted % 32)))
+		interrupted = -1;
+
 	/* First, as it has the highest priority and is to be completed first. */
 	if (interrupted >= 0 && !test_bit(interrupted, p->assigned)) {
 		eli_reflect(vcpu, interrupted, p->pub.host_exception);
@@ -635,7 +647,8 @@ EXPORT_SYMBOL_GPL(kvm_eli_count_soft_int);
 static void eli_soft_int(struct kvm_vcpu *vcpu, u8 n)
 {
 	struct kvm_eli_vcpu *ev = vcpu->arch.eli;
-	const gate_desc *gate = &eli_view(vcpu)->guest[n];
+	/* Another vCPU may write it meanwhile. */
+	const gate_desc gate = eli_view(vcpu)->guest[n];
 	u32 error_code = n * 8 + 2;
 
 	kvm_eli_count_soft_int(vcpu, n);
@@ -643,12 +656,12 @@ static void eli_soft_int(struct kvm_vcpu *vcpu, u8 n)
 	/* Queued for re-injection, as after any exit. */
 	kvm_clear_interrupt_queue(vcpu);
 
-	if ((n + 1) * sizeof(*gate) - 1 > ev->guest_idt.size ||
-	    (gate->bits.type != GATE_INTERRUPT && gate->bits.type != GATE_TRAP) ||
-	    gate->bits.dpl < kvm_x86_call(get_cpl)(vcpu))
+	if ((n + 1) * sizeof(gate) - 1 > ev->guest_idt.size ||
+	    (gate.bits.type != GATE_INTERRUPT && gate.bits.type != GATE_TRAP) ||
+	    gate.bits.dpl < kvm_x86_call(get_cpl)(vcpu))
 		return kvm_queue_exception_e(vcpu, GP_VECTOR, error_code);
 
-	if (!gate->bits.p)
+	if (!gate.bits.p)
 		return kvm_queue_exception_e(vcpu, NP_VECTOR, error_code);
 
 	/* The code may have changed meanwhile; then the guest gets what it wrote. */
@@ -687,7 +700,12 @@ bool __kvm_eli_handle_fault(struct kvm_vcpu *vcpu, u8 exception, u32 error_code)
 		return true;
 	}
 
-	return false;
+	/* The guest's own, unless it is one of the VMware backdoor's. */
+	if (exception == GP_VECTOR && enable_vmware_backdoor)
+		return false;
+
+	kvm_queue_exception_e(vcpu, exception, error_code);
+	return true;
 }
 EXPORT_SYMBOL_GPL(__kvm_eli_handle_fault);
 

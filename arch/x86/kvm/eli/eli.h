@@ -101,8 +101,7 @@ void __kvm_eli_create_debugfs(struct kvm *kvm);
 void __kvm_eli_add_producer(struct kvm *kvm, struct kvm_kernel_irqfd *irqfd);
 void __kvm_eli_del_producer(struct kvm *kvm, struct kvm_kernel_irqfd *irqfd);
 void __kvm_eli_routing_update(struct kvm *kvm);
-bool __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
-			   int *r);
+int __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 void __kvm_eli_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, int bytes);
 
 static inline bool kvm_eli_enabled(void)
@@ -192,10 +191,7 @@ static inline void kvm_eli_handle_exit_irqoff(struct kvm_vcpu *vcpu)
 		__kvm_eli_handle_exit_irqoff(vcpu);
 }
 
-/*
- * Handle a #NP or #GP exit.  Returns false if the exception is the guest's own
- * and the caller is to queue it.
- */
+/* Handle a #NP or #GP exit.  Returns false if that is up to the caller. */
 static inline bool kvm_eli_handle_fault(struct kvm_vcpu *vcpu, u8 exception,
 					u32 error_code)
 {
@@ -242,14 +238,16 @@ static inline void kvm_eli_routing_update(struct kvm *kvm)
 }
 
 /*
- * Called with fault->mmu_seq set and before the pfn is looked up.  Returns true
- * if the fault is handled and *r is what kvm_faultin_pfn() is to return.
+ * Called with the pfn that is about to be mapped, at the end of kvm_faultin_pfn(),
+ * and returns what that is to return.  The pfn may be another one afterwards.
  */
-static inline bool kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu,
-				       struct kvm_page_fault *fault, int *r)
+static inline int kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu,
+				      struct kvm_page_fault *fault)
 {
-	return kvm_eli_enabled() && READ_ONCE(vcpu->kvm->arch.eli) &&
-	       __kvm_eli_faultin_pfn(vcpu, fault, r);
+	if (kvm_eli_enabled() && READ_ONCE(vcpu->kvm->arch.eli))
+		return __kvm_eli_faultin_pfn(vcpu, fault);
+
+	return 0; /* RET_PF_CONTINUE */
 }
 
 /* Called after KVM wrote guest memory on behalf of the guest. */
@@ -291,10 +289,10 @@ static inline void kvm_eli_del_producer(struct kvm *kvm,
 					struct kvm_kernel_irqfd *irqfd) { }
 static inline void kvm_eli_routing_update(struct kvm *kvm) { }
 
-static inline bool kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu,
-				       struct kvm_page_fault *fault, int *r)
+static inline int kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu,
+				      struct kvm_page_fault *fault)
 {
-	return false;
+	return 0; /* RET_PF_CONTINUE */
 }
 
 static inline void kvm_eli_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, int bytes) { }

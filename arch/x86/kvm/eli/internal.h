@@ -222,13 +222,15 @@ void eli_kick(struct kvm_eli *eli);
 /* irq.c */
 enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu);
 void eli_ungather_irqs(struct kvm_vcpu *vcpu);
+void eli_disown_irqs(struct kvm_eli *eli);
 void eli_irq_exit(void);
 
 /* shadow.c */
-enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt);
+enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt,
+			unsigned int nr);
 void eli_disarm(struct kvm_vcpu *vcpu, bool dying);
 bool eli_idt_moved(struct kvm_vcpu *vcpu);
-enum eli_reason eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr);
+bool eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr);
 
 /* guard.c */
 int eli_guard_init(void);

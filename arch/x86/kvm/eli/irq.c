@@ -99,7 +99,7 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 					unsigned int limit,
 					const unsigned long *assigned)
 {
-	DECLARE_BITMAP(foreign, ELI_NR_GATES);
+	DECLARE_BITMAP(safe, ELI_NR_GATES);
 	unsigned int last = limit | 0xf;
 	unsigned int vector, first;
 	struct eli_held *held;
@@ -128,10 +128,10 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 		__set_bit(vector, held->vectors);
 	}
 
-	bitmap_or(foreign, held->vectors, assigned, ELI_NR_GATES);
+	bitmap_or(safe, held->vectors, assigned, ELI_NR_GATES);
 	mutex_unlock(&eli_vectors_lock);
 
-	first = find_next_zero_bit(foreign, ELI_NR_GATES, ELI_FIRST_VECTOR);
+	first = find_next_zero_bit(safe, ELI_NR_GATES, ELI_FIRST_VECTOR);
 	p->may_hold = first > last;
 	/* Vectors of IRQs that were moved away become free with their next IRQ. */
 	if (!p->may_hold)
@@ -278,6 +278,16 @@ static void eli_disown_irq(struct eli_irq *irq)
 	irq_set_affinity(irq->host_irq, irq->affinity);
 }
 
+void eli_disown_irqs(struct kvm_eli *eli)
+{
+	struct eli_irq *irq;
+
+	lockdep_assert_held(&eli->lock);
+
+	list_for_each_entry(irq, &eli->irqs, node)
+		eli_disown_irq(irq);
+}
+
 void eli_ungather_irqs(struct kvm_vcpu *vcpu)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
@@ -419,6 +429,22 @@ static struct kvm_eli *eli_create(struct kvm *kvm)
 	return eli;
 }
 
+/* Is the IRQ one vector of the local APIC, of its own and free to be moved? */
+static bool eli_irq_suits(struct irq_data *data)
+{
+	struct irq_data *root = data;
+
+	if (!data)
+		return false;
+
+	while (root->parent_data)
+		root = root->parent_data;
+
+	/* Others, e.g. of VMD, share the vector of some other IRQ. */
+	return root->domain == x86_vector_domain &&
+	       irqd_is_single_target(data) && !irqd_affinity_is_managed(data);
+}
+
 /*
  * A device's IRQ was connected to @irqfd.  Serialized against itself and
  * kvm_eli_del_producer() by irqbypass.  Failures leave the IRQ to the host.
@@ -429,8 +455,7 @@ void __kvm_eli_add_producer(struct kvm *kvm, struct kvm_kernel_irqfd *irqfd)
 	struct kvm_eli *eli = kvm->arch.eli;
 	struct eli_irq *irq;
 
-	if (!data || !irqd_cfg(data) || !irqd_is_single_target(data) ||
-	    irqd_affinity_is_managed(data))
+	if (!eli_irq_suits(data))
 		return;
 
 	if (!eli) {

@@ -50,12 +50,10 @@ static bool eli_same_page(gfn_t gfn, gfn_t other, int level)
 	return !((gfn ^ other) & ~(KVM_PAGES_PER_HPAGE(level) - 1));
 }
 
-bool __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
-			   int *r)
+int __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
 	struct kvm_eli *eli = vcpu->kvm->arch.eli;
 	u8 current_view = vcpu->arch.mmu->root_role.eli_view;
-	bool tracked = false;
 	int i;
 
 	for (i = 0; i < ELI_NR_VIEWS; i++) {
@@ -74,32 +72,19 @@ bool __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault,
 			continue;
 
 		if (fault->write) {
-			*r = RET_PF_EMULATE;
-			return true;
+			kvm_release_pfn_clean(fault->pfn);
+			return RET_PF_EMULATE;
 		}
 
-		tracked = true;
+		fault->map_writable = false;
 		if (i + 1 == current_view) {
+			kvm_release_pfn_clean(fault->pfn);
 			fault->pfn = page_to_pfn(virt_to_page(view->shadow));
 			get_page(pfn_to_page(fault->pfn));
-			fault->map_writable = false;
-			*r = RET_PF_CONTINUE;
-			return true;
 		}
 	}
 
-	if (!tracked)
-		return false;
-
-	/* The guest's own page, without write access. */
-	fault->pfn = __gfn_to_pfn_memslot(fault->slot, fault->gfn, false, false,
-					  NULL, false, NULL, &fault->hva);
-	fault->map_writable = false;
-	if (is_error_pfn(fault->pfn))
-		return false;
-
-	*r = RET_PF_CONTINUE;
-	return true;
+	return RET_PF_CONTINUE;
 }
 
 /* Bring gates [first, last] of the copy of the guest's IDT up to date. */
@@ -167,10 +152,11 @@ static gate_desc *eli_table(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Give the vCPU a table of @nr gates and fill it from the copy of the guest's
- * IDT and the assigned vectors.  On failure it keeps the one that it has.
+ * Give the vCPU a table of @nr gates on its view and fill it from the copy of the
+ * guest's IDT and the assigned vectors.  Returns false if there is no room; then
+ * it keeps the one that it has.
  */
-enum eli_reason eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr)
+bool eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	struct eli_view *view = eli_view(vcpu);
@@ -187,7 +173,7 @@ enum eli_reason eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr)
 						   nr, 0);
 		if (first >= ELI_NR_GATES) {
 			bitmap_set(view->used, p->first, p->nr);
-			return ELI_OFF_SPACE;
+			return false;
 		}
 		bitmap_set(view->used, first, nr);
 		p->first = first;
@@ -208,7 +194,7 @@ enum eli_reason eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr)
 	p->pub.idt.address = p->pub.guest_idt.address +
 			     p->first * sizeof(gate_desc);
 	p->pub.idt.size = nr * sizeof(gate_desc) - 1;
-	return ELI_OK;
+	return true;
 }
 
 /*
@@ -262,7 +248,8 @@ bool eli_idt_moved(struct kvm_vcpu *vcpu)
 	       eli_view(vcpu)->gfn;
 }
 
-static struct eli_view *eli_find_view(struct kvm *kvm, gfn_t gfn)
+/* A view that overlays @gfn and has room for @nr gates, or an unused one. */
+static struct eli_view *eli_find_view(struct kvm *kvm, gfn_t gfn, unsigned int nr)
 {
 	struct kvm_eli *eli = kvm->arch.eli;
 	struct eli_view *view;
@@ -271,8 +258,8 @@ static struct eli_view *eli_find_view(struct kvm *kvm, gfn_t gfn)
 	for (i = 0; i < ELI_NR_VIEWS; i++) {
 		view = &eli->view[i];
 		if (view->nr_vcpus && view->gfn == gfn &&
-		    bitmap_find_next_zero_area(view->used, ELI_NR_GATES, 0,
-					       ELI_FIRST_VECTOR, 0) < ELI_NR_GATES)
+		    bitmap_find_next_zero_area(view->used, ELI_NR_GATES, 0, nr,
+					       0) < ELI_NR_GATES)
 			return view;
 	}
 
@@ -285,7 +272,7 @@ static struct eli_view *eli_find_view(struct kvm *kvm, gfn_t gfn)
 	return NULL;
 }
 
-/* Free a page of gates when its last user, e.g. an SPTE, is gone. */
+/* Pages live as long as the VM, as SPTEs map them. */
 static gate_desc *eli_alloc_gates(void)
 {
 	return (gate_desc *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
@@ -299,16 +286,15 @@ static void eli_switch_view(struct kvm_vcpu *vcpu, u8 view)
 }
 
 /*
- * Put the vCPU on a view that overlays the guest's IDT.  The caller has checked
- * the state of the vCPU.  Returns with the smallest table, in which no physical
- * IRQ has a gate.
+ * Put the vCPU on a view that overlays the guest's IDT, with a table of @nr gates.
+ * The caller has checked the state of the vCPU.
  */
-enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt)
+enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt,
+			unsigned int nr)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	struct kvm_eli *eli = vcpu->kvm->arch.eli;
 	struct eli_view *view;
-	enum eli_reason reason;
 	gfn_t gfn;
 
 	lockdep_assert_held(&eli->lock);
@@ -321,7 +307,7 @@ enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt)
 	if (gfn == ELI_NO_GFN)
 		return ELI_OFF_IDT;
 
-	view = eli_find_view(vcpu->kvm, gfn);
+	view = eli_find_view(vcpu->kvm, gfn, nr);
 	if (!view)
 		return ELI_OFF_SPACE;
 
@@ -347,11 +333,9 @@ enum eli_reason eli_arm(struct kvm_vcpu *vcpu, const struct desc_ptr *idt)
 	p->inject_vector = ELI_INJECT_VECTOR;
 	eli_switch_view(vcpu, view - eli->view + 1);
 
-	reason = eli_build_table(vcpu, ELI_FIRST_VECTOR);
-	if (WARN_ON_ONCE(reason != ELI_OK))
-		eli_disarm(vcpu, false);
-
-	return reason;
+	/* There is room, or the view would be another. */
+	WARN_ON_ONCE(!eli_build_table(vcpu, nr));
+	return ELI_OK;
 }
 
 /*
@@ -367,7 +351,6 @@ void eli_disarm(struct kvm_vcpu *vcpu, bool dying)
 
 	bitmap_clear(view->used, p->first, p->nr);
 	p->nr = 0;
-	bitmap_zero(p->assigned, ELI_NR_GATES);
 
 	if (dying) {
 		view->nr_vcpus--;

@@ -291,13 +291,5 @@ bool __vmx_eli_handle_exception(struct kvm_vcpu *vcpu, u32 intr_info,
 		return true;
 	}
 
-	if (kvm_eli_handle_fault(vcpu, exception, error_code))
-		return true;
-
-	/* IN, OUT or RDPMC, perhaps. */
-	if (exception == GP_VECTOR && enable_vmware_backdoor)
-		return false;
-
-	kvm_queue_exception_e(vcpu, exception, error_code);
-	return true;
+	return kvm_eli_handle_fault(vcpu, exception, error_code);
 }
