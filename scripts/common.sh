@@ -13,7 +13,7 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Top-level directories of the overlay; a file below one of them has the path
 # that it would have in the kernel tree.
 # shellcheck disable=SC2034 # used by the scripts that source this file
-OVERLAY_DIRS=(arch virt drivers include tools/testing/selftests
+OVERLAY_DIRS=(arch virt drivers include tools/kvm tools/testing/selftests
 	      Documentation/virt)
 
 note()
@@ -77,6 +77,17 @@ patch_overlay()
 	while read -r glob; do
 		(cd "$TOP" && compgen -G "$glob") ||
 			die "${1#"$TOP"/} lists overlay file $glob, which does not exist"
+	done
+}
+
+# The configuration symbols of features, and the bool ones that they select.
+feature_symbols()
+{
+	local f
+
+	for f in $1; do
+		echo "KVM_${f^^}"
+		[[ $f != viommu ]] || echo KVM_SIDECORE
 	done
 }
 
