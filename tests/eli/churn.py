@@ -39,27 +39,6 @@ l2_run g 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
 		[ -e /sys/class/net/eth0 ] && break; sleep 1; done
 	ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up'
 """
-QMP = r"""
-qmp()
-{
-	python3 - "$1" <<'END'
-import json, socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.connect("/run/rig/g.qmp")
-f = s.makefile("rw")
-f.readline()
-for command in ('{"execute": "qmp_capabilities"}', sys.argv[1]):
-    f.write(command + "\n")
-    f.flush()
-    while True:
-        reply = json.loads(f.readline())
-        if "error" in reply:
-            sys.exit(str(reply["error"]))
-        if "return" in reply:
-            break
-END
-}
-"""
 
 
 class Churn:
@@ -135,15 +114,15 @@ done'""")
 
     def unplug(self):
         """The NIC goes and comes back."""
-        self.l1.script(QMP + """
-qmp '{"execute": "device_del", "arguments": {"id": "nic"}}'
+        self.l1.script("""
+qmp g '{"execute": "device_del", "arguments": {"id": "nic"}}'
 for i in {1..60}; do
 	l2_run g '[ ! -e /sys/class/net/eth0 ]' && break
 	sleep 0.5
 done
 sleep 2
 for i in {1..20}; do
-	qmp '{"execute": "device_add", "arguments": {"driver": "vfio-pci",
+	qmp g '{"execute": "device_add", "arguments": {"driver": "vfio-pci",
 	      "host": "0000:00:06.0", "bus": "rp0", "id": "nic"}}' && break
 	sleep 1
 done

@@ -41,8 +41,9 @@ def main():
     # Only completion exits.
     some = irq.measure("eli.igb.delivery", "eli", "eli=1 eli_eoi=0",
                        seconds=SECONDS)
+    # On a busy machine the guard takes the vCPU out of DIRECT mode for moments.
     check("eli_eoi=0", some, irqs_in_guest_percent=(99, 100),
-          eoi_writes_per_irq=(0.95, 1.05), injections_per_irq=(-0.05, 0.05))
+          eoi_writes_per_irq=(0.95, 1.05), injections_per_irq=(-0.05, 0.1))
 
     full = irq.measure("eli.igb.full", "eli", "eli=1", seconds=SECONDS)
     check("eli=1", full, exits_per_irq=(-1, 0.02),

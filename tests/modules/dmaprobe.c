@@ -10,6 +10,8 @@
  *	unmap	write anything: unmap all, one call a page
  *	pairs	write N: N times map one page and unmap it
  *	result	read "CALLS NANOSECONDS CYCLES" of the last of these
+ *	readonly read "ADDRESS INTACT": where a page is mapped that the device may
+ *		read and not write, and whether nobody has written it
  *
  * An N outside of the range, or mappings that are still there when pairs is
  * written, are refused with -EINVAL and -EBUSY.
@@ -35,7 +37,13 @@ struct dmaprobe {
 	u64 cycles;
 	struct page *pages[MAX_PAGES];
 	dma_addr_t addrs[MAX_PAGES];
+
+	/* Mapped on first use. */
+	struct page *readonly;
+	dma_addr_t readonly_addr;
 };
+
+#define DMAPROBE_PATTERN 0x5a
 
 static void dmaprobe_begin(struct dmaprobe *p)
 {
@@ -152,11 +160,39 @@ static ssize_t result_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(result);
 
+static ssize_t readonly_show(struct device *dev, struct device_attribute *attr,
+			     char *buf)
+{
+	struct dmaprobe *p = dev_get_drvdata(dev);
+
+	guard(mutex)(&p->lock);
+	if (!p->readonly) {
+		struct page *page = alloc_page(GFP_KERNEL);
+		dma_addr_t addr;
+
+		if (!page)
+			return -ENOMEM;
+		memset(page_address(page), DMAPROBE_PATTERN, PAGE_SIZE);
+		addr = dma_map_page(dev, page, 0, PAGE_SIZE, DMA_TO_DEVICE);
+		if (dma_mapping_error(dev, addr)) {
+			__free_page(page);
+			return -ENOSPC;
+		}
+		p->readonly = page;
+		p->readonly_addr = addr;
+	}
+	return sysfs_emit(buf, "%#llx %d\n", (u64)p->readonly_addr,
+			  !memchr_inv(page_address(p->readonly),
+				      DMAPROBE_PATTERN, PAGE_SIZE));
+}
+static DEVICE_ATTR_RO(readonly);
+
 static struct attribute *dmaprobe_attrs[] = {
 	&dev_attr_map.attr,
 	&dev_attr_unmap.attr,
 	&dev_attr_pairs.attr,
 	&dev_attr_result.attr,
+	&dev_attr_readonly.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(dmaprobe);
@@ -203,6 +239,11 @@ static void dmaprobe_remove(struct pci_dev *pdev)
 	struct dmaprobe *p = pci_get_drvdata(pdev);
 
 	dmaprobe_unmap_all(&pdev->dev, p);
+	if (p->readonly) {
+		dma_unmap_page(&pdev->dev, p->readonly_addr, PAGE_SIZE,
+			       DMA_TO_DEVICE);
+		__free_page(p->readonly);
+	}
 	dmaprobe_free(p);
 }
 

@@ -91,17 +91,17 @@ bind_vfio()
 trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
 
 # l2_start NAME [-m MIB] [-c CPUS] [-C CPU-MODEL] [-a "KERNEL PARAMETERS"] [-r ROOT]
-#	   [-M MACHINE-OPTIONS] [-w CPULIST] [-p CPU] [-- QEMU ARGUMENTS]
+#	   [-M MACHINE-OPTIONS] [-w CPULIST] [-p CPU] [-x "COMMAND"] [-- QEMU ARGUMENTS]
 # -w pins all of QEMU to CPUs of L1 ("last": the highest), -p vCPU i alone to CPU + i;
-# -r is the guest's rig.root (default ram).
+# -r is the guest's rig.root (default ram); -x is run with QEMU's command line.
 l2_start()
 {
-	local name=$1 mem=512 cpus=1 cpu=host append="" root=ram machine="" pin=() opt
+	local name=$1 mem=512 cpus=1 cpu=host append="" root=ram machine="" pin=() wrap=() opt
 	local first="" pid task vcpu
 	local OPTIND=1 OPTARG
 
 	shift
-	while getopts m:c:C:a:r:M:w:p: opt; do
+	while getopts m:c:C:a:r:M:w:p:x: opt; do
 		case $opt in
 		m) mem=$OPTARG ;;
 		c) cpus=$OPTARG ;;
@@ -111,13 +111,14 @@ l2_start()
 		M) machine=,$OPTARG ;;
 		w) pin=(taskset -c "${OPTARG/last/$(($(nproc) - 1))}") ;;
 		p) first=$OPTARG ;;
+		x) read -ra wrap <<<"$OPTARG" ;;
 		*) fail "l2_start: bad option" ;;
 		esac
 	done
 	shift $((OPTIND - 1))
 	[[ ${1:-} == -- ]] && shift
 	mkdir -p /run/rig
-	"${pin[@]}" qemu-system-x86_64 -name "$name,debug-threads=on" -nodefaults -no-user-config \
+	"${pin[@]}" "${wrap[@]}" qemu-system-x86_64 -name "$name,debug-threads=on" -nodefaults -no-user-config \
 		-display none -machine "q35$machine" -accel kvm -cpu "$cpu" \
 		-smp "$cpus" -m "${mem}M" -kernel "$RIG_KERNEL" \
 		-initrd "$RIG_INITRD" -append \
@@ -192,6 +193,27 @@ l2_stop()
 	done
 	kill -KILL "$pid" 2>/dev/null
 	rm -f "/run/rig/$1.pid" "/run/rig/$1.agent"
+}
+
+# qmp NAME COMMAND: tell the guest's QEMU something; its errors are ours
+qmp()
+{
+	python3 - "/run/rig/$1.qmp" "$2" <<'END'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+f = s.makefile("rw")
+f.readline()
+for command in ('{"execute": "qmp_capabilities"}', sys.argv[2]):
+    f.write(command + "\n")
+    f.flush()
+    while True:
+        reply = json.loads(f.readline())
+        if "error" in reply:
+            sys.exit(str(reply["error"]))
+        if "return" in reply:
+            break
+END
 }
 
 # Counting.  A region is bracketed by count_start and count_stop; what happened
