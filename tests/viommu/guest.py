@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: an unmodified guest protects itself by the in-kernel IOMMU: counts, traffic, a blocked DMA
+# kind: host
+# timeout: 1800
+# cores: 2
+"""What the in-kernel IOMMU is for, by counts, with unmodified Debian and QEMU.
+
+By the vCPU (no sidecore), by a sidecore, and by a thread of QEMU; on a host
+with Intel's IOMMU and on one with AMD's.  Drivers of IOMMUs that tell the owner
+of a domain about blocked DMA, as AMD's does, are played by tests/modules/
+iommufault.c, because QEMU's IOMMUs do not make them: the guest finds what is
+reported in its own log.
+"""
+
+import pathlib
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests/rig")]
+# pylint: disable=wrong-import-position
+import iommu    # noqa: E402
+import rig      # noqa: E402
+from counts import Counts   # noqa: E402
+from load import Load       # noqa: E402
+
+PAGES = 1024
+SECONDS = 3
+
+# Nobody maps it.
+STRAY = 0x7654321000
+
+# edu in the guest writes where it must not: an address that is not mapped, and
+# a page that it may only read.
+EDU = f"""
+dev=/sys/bus/pci/devices/{iommu.GUEST_EDU}
+echo 1 >$dev/enable
+# Bus master, too.
+printf '\\007' | dd of=$dev/config bs=1 seek=4 conv=notrunc 2>/dev/null
+bar=$(sed -n '1s/ .*//p' $dev/resource)
+edu() {{ devmem $((bar + $1)) 64 $2; }}
+read -r readonly intact <$dev/readonly
+for addr in {STRAY:#x} $readonly; do
+	edu 0x80 0x40000
+	edu 0x88 $addr
+	edu 0x90 64
+	edu 0x98 3
+	sleep 1
+done
+sleep 1
+echo readonly $(cat $dev/readonly)
+dmesg | grep -iE "dmar.*(fault|request)"
+true
+"""
+
+
+def boot(l1, options, run_options=""):
+    """A guest with igb and edu behind the unit; edu is dmaprobe's."""
+    run = f"{rig.build_viommu_tools()}/viommu-run {run_options}"
+    l1.script(f"""
+load_kvm {options}
+igb=$(bind_vfio igb)
+edu=$(bind_vfio edu)
+l2_start g -w last -x "{run}" -a "{iommu.STRICT}" -- \
+	-device vfio-pci,host=$igb,addr=0x10 -device vfio-pci,host=$edu,addr=0x11
+l2_wait g 400
+""", timeout=500)
+    return iommu.Prober(l1, "l2_run g", iommu.GUEST_EDU, "/lib/dmaprobe.ko")
+
+
+def check(what, value, low, high):
+    print(f"  {what}: {value:.4g}")
+    if not low <= value <= high:
+        raise rig.RigError(f"{what} is {value:.4g}, not in {low}..{high}")
+
+
+def stat(l1, name):
+    return int(l1.script(f"cat /sys/kernel/debug/kvm/*-*/viommu_{name}").out)
+
+
+def map_and_unmap(l1, prober, polled):
+    """Exits and pins of PAGES single-page mappings."""
+    # In its stride: a guest that just started to map exits a few times.
+    prober.do("pairs", 200)
+    before = stat(l1, "pinned")
+    _, maps, _ = prober.counted("map", PAGES)
+    check("pinned pages for mapped pages",
+          (stat(l1, "pinned") - before) / PAGES, 1, 1)
+    _, unmaps, _ = prober.counted("unmap", PAGES)
+    check("pinned pages left", stat(l1, "pinned") - before, 0, 0)
+    for what, counts in (("map", maps), ("unmap", unmaps)):
+        mmio = sum(counts.exits().get(r, 0) for r in iommu.MMIO_REASONS)
+        check(f"register exits per {what}", mmio / PAGES, 0,
+              0.1 if polled else 2)
+        check(f"trapped writes per {what}",
+              counts["kvm.viommu_traps"] / PAGES, 0 if polled else 1,
+              0.06 if polled else 1.01)
+        check(f"exits to user space per {what}",
+              counts["kvm.mmio_exits"] / PAGES, 0, 0)
+        check(f"invalidations per {what}",
+              counts["kvm.viommu_iotlb_invalidations"] / PAGES, 1, 1.01)
+
+
+def traffic(l1):
+    up = "ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up"
+    l1.script(f"l2_run g '{up}'")
+    load = Load(l1)
+    load.wait_link()
+    l1.script("count_start load")
+    figures = load.run("window", SECONDS, 8)
+    l1.script("count_stop load")
+    counts = Counts.read(l1, "load")
+    print(f"  packets: {figures['received']} of {figures['sent']}")
+    # What takes longer than a moment counts as lost on a busy machine.
+    if figures["received"] < 100 or figures["lost"] > figures["sent"] / 4:
+        raise rig.RigError(f"the NIC does not work: {figures}")
+    check("invalidations per packet",
+          counts["kvm.viommu_iotlb_invalidations"] / figures["received"],
+          0.5, 10)
+    check("faults", counts["kvm.viommu_faults"], 0, 0)
+
+
+def stray_dma(l1, host):
+    """Blocked DMA: what the host says, and what the guest is told."""
+    (l1.share / "edu.sh").write_text(EDU)
+    res = l1.script("""
+l2_run g "$(cat "$RIG_SHARE/edu.sh")" || fail "edu"
+echo HOST
+dmesg | grep -iE "dmar.*fault|AMD-Vi.*fault|IO_PAGE_FAULT"
+true
+""", timeout=120)
+    print(res.out)
+    guest, _, kernel = res.out.partition("HOST")
+    where, intact = guest.split("readonly ")[1].split()[:2]
+    if intact != "1":
+        raise rig.RigError("a page was written that may only be read")
+    # QEMU's AMD IOMMU blocks without a word.
+    if host == "intel" and not all(f"addr {addr}" in kernel
+                                   for addr in (where, f"{STRAY:#x}")):
+        raise rig.RigError("the host's IOMMU did not say that it blocked")
+    if "fault addr" in guest:
+        raise rig.RigError("the guest was told what the host did not tell")
+
+    # The same, reported.
+    res = l1.script(f"""
+insmod "$RIG_MODULE_DIR/iommufault.ko"
+report=/sys/module/iommufault/parameters/report
+echo "{l1.DEVICES["edu"]} {STRAY:#x} 1" >$report || fail "report"
+sleep 2
+echo "{l1.DEVICES["edu"]} {where} 1" >$report || fail "report"
+sleep 2
+rmmod iommufault
+l2_run g 'dmesg | grep -iE "dmar.*(fault|request)"'
+""", timeout=120).out
+    print(res)
+    for addr in (f"{STRAY:#x}", where):
+        if f"[DMA Write NO_PASID] Request device [00:11.0] fault addr {addr} " \
+           not in res:
+            raise rig.RigError(f"the guest was not told about {addr}")
+    check("blocked DMA that the host told of", stat(l1, "dma_faults"), 2, 2)
+
+
+def idle(l1):
+    """Of a guest that does nothing the sidecore need not know."""
+    l1.script("sleep 2")
+    before = l1.script(
+        "cat /sys/kernel/debug/kvm/*-*/viommu_wasted_ns "
+        "/sys/kernel/debug/kvm/*-*/viommu_busy_ns; sleep 5;"
+        "cat /sys/kernel/debug/kvm/*-*/viommu_wasted_ns "
+        "/sys/kernel/debug/kvm/*-*/viommu_busy_ns").out.split()
+    a, b, c, d = map(int, before)
+    check("sidecore time of an idle guest, %", (c + d - a - b) / 5e7, 0, 1)
+
+
+def run(name, options, run_options="", *, polled, host="intel"):
+    print(f"{name}:", flush=True)
+    with rig.L1(f"viommu.guest.{name}", modules="viommu", iommu=host,
+                devices=["igb", "edu"], append="iommu.strict=1",
+                guest_modules=["dmaprobe", "iommufault"]) as l1:
+        prober = boot(l1, options, run_options)
+        map_and_unmap(l1, prober, polled)
+        traffic(l1)
+        stray_dma(l1, host)
+        if polled:
+            l1.script("l2_run g 'ip link set eth0 down'")
+            idle(l1)
+        l1.script("""
+l2_stop g
+unload_kvm || fail "kvm does not unload"
+modprobe -r viommu-shadow || fail "viommu-shadow does not unload"
+""")
+
+
+def main():
+    wanted = sys.argv[1:]
+    runs = {
+        "samecore": (("viommu=1",), {"polled": False}),
+        "sidecore": (("viommu=1 sidecore_cpus=0 viommu_poll_us=100000",),
+                     {"polled": True}),
+        "task": (("viommu=1 viommu_poll_us=100000", "--worker=task"),
+                 {"polled": True}),
+        "amd": (("viommu=1 sidecore_cpus=0 viommu_poll_us=100000",),
+                {"polled": True, "host": "amd"}),
+    }
+    for name, (args, kwargs) in runs.items():
+        if not wanted or name in wanted:
+            run(name, *args, **kwargs)
+
+
+try:
+    main()
+except rig.Skip as e:
+    print(f"SKIP: {e}")
+    sys.exit(4)
+except rig.RigError as e:
+    print(f"FAIL: {e}")
+    sys.exit(1)

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: a guest's IOMMU does what the VT-d specification says, and is not there if off
+# kind: host
+# timeout: 3600
+# cores: 2
+"""Run the selftests of the in-kernel IOMMU: selftests.py [CONFIG|TEST...]
+
+Each of TESTS that exists runs with a sidecore and has to pass; skipping is
+failing.  With the feature off each has to skip.  Arguments pick configurations
+and tests by name, and PROGRAM:CASE a case of a program.  "trapped", without any
+sidecore, has to be picked, as the tests have cases for that as well.
+
+All configurations share an L1, in which the modules are loaded anew for each.
+The programs that need a device get QEMU's edu, by VFIO.
+
+SELFTESTS in the environment is a directory to take the programs from, instead
+of building them.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
+import rig  # pylint: disable=wrong-import-position
+
+# Name: options of kvm.
+CONFIGS = {
+    "sidecore": "viommu=1 sidecore_cpus=2",
+    "trapped": "viommu=1",
+    "off": "viommu=0",
+}
+DEFAULT = ["sidecore", "off"]
+TESTS = ["viommu_test", "viommu_shadow_test", "viommu_fuzz_test"]
+
+LIMIT = 900             # seconds for a program
+SKIPPED = 4             # status of a selftest that cannot run
+
+
+def programs():
+    """The directory of the selftests."""
+    if os.environ.get("SELFTESTS"):
+        return pathlib.Path(os.environ["SELFTESTS"])
+    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "viommu")
+    return (rig.BUILD / "selftests" / rig.Kernel().name /
+            "viommu/kvm/x86_64")
+
+
+def run_test(l1, config, test, env):
+    """One program, or a case of it; returns whether it did what it should."""
+    start = time.monotonic()
+    program, _, case = test.partition(":")
+    log = l1.dir / f"{config}.{test.replace(':', '.')}.tap"
+    # A limit inside of L1, too: nothing is left running for the next.
+    command = f"timeout -k 10 {LIMIT * l1.slow} /run/{program}"
+    if case:
+        command += f" -t {shlex.quote(case)}"
+    with open(log, "wb") as f:
+        def save(_, data):
+            f.write(data)
+            f.flush()
+        res = l1.run(f"{env} cd /run; {command}", LIMIT + 60, check=False,
+                     on_output=save)
+    text = log.read_text(errors="replace")
+    totals = re.search(r"^# Totals: (pass:(\d+) fail:(\d+).*)$", text,
+                       re.MULTILINE)
+    if config == "off":
+        good = res.status == SKIPPED and not totals
+    else:
+        good = res.status == 0 and totals and int(totals[2])
+    print(f"  {config:<9} {test:<28} {'pass' if good else 'FAIL'} "
+          f"({time.monotonic() - start:.0f} s) "
+          f"{totals[1] if totals else f'status {res.status}'}", flush=True)
+    if not good:
+        # The assertion, without the stack.
+        wanted = re.compile(r"^not ok|^# \w+: Test|^  \S")
+        for line in text.splitlines():
+            if wanted.search(line):
+                print(f"            {line}")
+    return bool(good)
+
+
+def run_config(l1, config, tests):
+    """Load, run, unload; returns the tests that failed."""
+    group = l1.script(f"""
+load_kvm {CONFIGS[config]}
+bdf=$(bind_vfio edu)
+group=$(readlink "/sys/bus/pci/devices/$bdf/iommu_group") || fail "no IOMMU group"
+[[ -e /dev/vfio/${{group##*/}} ]] || fail "no /dev/vfio/${{group##*/}}"
+mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
+echo "${{group##*/}}"
+""").out.split()[-1]
+    want = "Y" if "viommu=1" in CONFIGS[config] else "N"
+    l1.run(f"grep -qx {want} /sys/module/kvm/parameters/viommu")
+    env = (f"export VIOMMU_VFIO_GROUP=/dev/vfio/{group} "
+           f"VIOMMU_VFIO_NAME={l1.DEVICES['edu']};")
+    failed = [t for t in tests if not run_test(l1, config, t, env)]
+    # Whatever a test did, all of it can be unloaded.
+    l1.script("""
+unload_kvm || fail "kvm does not unload"
+[[ ! -d /sys/module/viommu_shadow ]] || rmmod viommu_shadow ||
+	fail "viommu-shadow does not unload"
+""")
+    return failed
+
+
+def main():
+    """Pick, run, report."""
+    names = sys.argv[1:]
+    unknown = [n for n in names if n not in CONFIGS and
+               n.partition(":")[0] not in TESTS]
+    if unknown:
+        print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
+              f"({' '.join(TESTS)}): {' '.join(unknown)}")
+        return 2
+    directory = programs()
+    configs = [n for n in names if n in CONFIGS] or DEFAULT
+    tests = ([n for n in names if n not in CONFIGS] or
+             [t for t in TESTS if (directory / t).exists()])
+
+    bad = []
+    with rig.L1("viommu.selftests.l1", modules="viommu", cpus=3, memory=3072,
+                devices=["edu"]) as l1:
+        for name in {t.partition(":")[0] for t in tests}:
+            shutil.copy(directory / name, l1.share)
+        l1.run('cp "$RIG_SHARE"/viommu_*test /run')
+        for config in configs:
+            try:
+                failed = run_config(l1, config, tests)
+            except (rig.RigError, TimeoutError) as e:
+                print(f"  {config:<9} {e}")
+                bad.append(f"{config}/(L1)")
+                break
+            bad += [f"{config}/{t}" for t in failed]
+    if bad:
+        print(f"FAIL: {' '.join(bad)}")
+        return 1
+    print(f"{len(tests)} programs are right in {len(configs)} configurations")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except rig.RigError as error:
+        sys.exit(f"FAIL: {error}")
