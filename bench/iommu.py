@@ -7,10 +7,14 @@ through the DMA API; igb answers a packet load with the same protection.
 
   none   no IOMMU in the guest: no protection, all of its memory is pinned
   qemu   QEMU's own "-device intel-iommu,caching-mode=on", iommu.strict=1
+  samecore   KVM's unit (viommu=1), emulated by the vCPU itself
+  sidecore   the same with sidecore_cpus=0; -deferred and -optimistic: the
+         host's teardown policy
   bare   L1 driving the devices itself, strict; bare-deferred: lazy flush
 
 A guest with caching mode on is always strict: Linux refuses to batch
-invalidations then, so there is no qemu-deferred.
+invalidations then, so there is no qemu-deferred, and what -deferred and
+-optimistic defer is the host's part alone.
 """
 
 import rig
@@ -25,11 +29,18 @@ WINDOW = 8
 MMIO_REASONS = ("npf", "ept", "ept_misconfig")
 
 GUEST_EDU = "0000:00:11.0"
+STRICT = "intel_iommu=on iommu.strict=1"
+SIDECORE = "viommu=1 sidecore_cpus=0 viommu_poll_us=20000"
 GUESTS = {
-    # name: (kernel command line, QEMU arguments before the devices)
-    "none": ("", ""),
-    "qemu": ("intel_iommu=on iommu.strict=1",
-             "-device intel-iommu,caching-mode=on,intremap=off"),
+    # name: (options of kvm, or None for stock KVM; the guest's kernel command
+    #        line; QEMU arguments before the devices)
+    "none": (None, "", ""),
+    "qemu": (None, STRICT, "-device intel-iommu,caching-mode=on,intremap=off"),
+    "samecore": ("viommu=1", STRICT, ""),
+    "sidecore": (SIDECORE, STRICT, ""),
+    "sidecore-deferred": (SIDECORE + " viommu_teardown=deferred", STRICT, ""),
+    "sidecore-optimistic": (SIDECORE + " viommu_teardown=optimistic", STRICT,
+                            ""),
 }
 
 
@@ -65,13 +76,15 @@ class Prober:
         return ns / n, Counts.read(self.l1, what), rest
 
 
-def boot_guest(l1, name):
-    append, args = GUESTS[name]
+def boot_guest(l1, name, cpus=1):
+    options, append, args = GUESTS[name]
+    wrap = ("" if options is None else
+            f'-x "{rig.build_viommu_tools()}/viommu-run"')
     l1.script(f"""
-load_kvm
+load_kvm {options or ""}
 igb=$(bind_vfio igb)
 edu=$(bind_vfio edu)
-l2_start g -w last -a "{append}" -- {args} \
+l2_start g -w last -c {cpus} {wrap} -a "{append}" -- {args} \
 	-device vfio-pci,host=$igb,addr=0x10 \
 	-device vfio-pci,host=$edu,addr=0x11
 l2_wait g 400
@@ -95,14 +108,19 @@ echo ${{DEVICE[igb]}} >/sys/bus/pci/drivers/igb/bind
                   "$RIG_MODULE_DIR/dmaprobe.ko")
 
 
+# QEMU pins all of the guest's memory by its VFIO container, whatever the unit
+# pins in addition.
 LOCKED = """
 awk '/^VmLck:/ { print $2 / 4 }' /proc/$(l2_pid g)/status
+cat /sys/kernel/debug/kvm/*-*/viommu_pinned 2>/dev/null
 """
 
 
 def measure(name, boot, is_guest):
     """Rows of one configuration in real time."""
-    with rig.L1(f"bench.iommu.{name}", modules="distro",
+    ours = is_guest and GUESTS[name][0] is not None
+    with rig.L1(f"bench.iommu.{name}",
+                modules="viommu" if ours else "distro",
                 devices=["igb", "edu"],
                 append="iommu.strict=1", guest_modules=["dmaprobe"]) as l1:
         rig.note(name, "booting")
@@ -130,7 +148,10 @@ def measure(name, boot, is_guest):
                     (f"mmio_exits_per_{what}", mmio, ""),
                     (f"tick_exits_per_{what}", by.get("intr", 0), ""),
                 ]
-            rows.append(("pinned_pages", int(float(locked)), ""))
+            pinned, _, by_unit = locked.partition("\n")
+            rows.append(("pinned_pages", int(float(pinned)), ""))
+            if ours:
+                rows.append(("pinned_pages_by_unit", int(by_unit), ""))
         rows += [
             ("map", map_ns / 1e3, "us"),
             ("unmap", unmap_ns / 1e3, "us"),
@@ -141,8 +162,19 @@ def measure(name, boot, is_guest):
         l1.script(f"{prober.run} '{up}'")
         load = Load(l1)
         load.wait_link()
+        l1.script("count_start load")
         figures = load.run("window", SECONDS, WINDOW)
+        l1.script("count_stop load")
         rows.append(("packets_per_s", figures["per_s"], "1/s"))
+        if ours:
+            counts = Counts.read(l1, "load")
+            for stat in ("busy", "wasted"):
+                ns = counts[f"kvm.viommu_{stat}_ns"]
+                rows.append((f"sidecore_{stat}",
+                             100 * ns / counts["time.ns"], "%"))
+            rows.append(("trapped_writes_per_invalidation",
+                         counts["kvm.viommu_traps"] /
+                         max(1, counts["kvm.viommu_iotlb_invalidations"]), ""))
     return [(name, *r) for r in rows]
 
 
