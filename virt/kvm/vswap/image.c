@@ -1,0 +1,972 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VSwapper: image files, which are files of the lower file system that pass by.
+ *
+ * What is read by whole blocks into RAM files becomes an alias of the blocks,
+ * and so does what is written from there.  A request that covers anything else
+ * is passed on as it is.
+ *
+ * The lower file system never accesses user memory: pages are pinned before, as
+ * a fault on a page of a RAM file may have to read from the same image while
+ * the file system holds its locks for the request.
+ *
+ * Blocks that change go through these steps, whatever changes them:
+ *
+ *   vswap_regions_begin()	no page becomes an alias of the blocks
+ *   vswap_break_aliases()	pages that are get a copy
+ *   the change
+ *   vswap_regions_end()
+ */
+
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/backing-file.h>
+#include <linux/cred.h>
+#include <linux/fs.h>
+#include <linux/falloc.h>
+#include <linux/file.h>
+#include <linux/filelock.h>
+#include <linux/mount.h>
+#include <linux/module.h>
+#include <linux/psi.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/splice.h>
+#include <linux/uio.h>
+
+#include "internal.h"
+#include "trace.h"
+
+/* Images */
+
+static void vswap_image_free(struct kref *kref)
+{
+	struct vswap_image *image = container_of(kref, struct vswap_image,
+						 kref);
+	struct vswap_mnt *mnt = image->mnt;
+	struct vswap_heads *heads;
+	unsigned long key;
+
+	list_del(&image->list);
+	xa_erase(&mnt->images, image->id);
+	mutex_unlock(&mnt->lock);
+
+	/* Made for pages that did not become aliases. */
+	xa_for_each(&image->heads, key, heads)
+		kfree(heads);
+	xa_destroy(&image->heads);
+	fput(image->file);
+	kvfree(image);
+}
+
+/* The caller has a reference to the mount. */
+void vswap_image_put(struct vswap_image *image)
+{
+	kref_put_mutex(&image->kref, vswap_image_free, &image->mnt->lock);
+}
+
+static struct file *vswap_open_for_aliases(struct vswap_mnt *mnt,
+					   const struct path *lower,
+					   bool *direct)
+{
+	struct file *file;
+
+	file = dentry_open(lower, O_RDONLY | O_LARGEFILE | O_DIRECT, mnt->cred);
+	*direct = !IS_ERR(file);
+	if (IS_ERR(file))
+		file = dentry_open(lower, O_RDONLY | O_LARGEFILE, mnt->cred);
+	return file;
+}
+
+/* The image of a lower file, which may still have aliases from earlier. */
+struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
+				    const struct path *lower)
+{
+	struct vswap_image *image;
+	unsigned int i;
+	int ret;
+
+	guard(mutex)(&mnt->lock);
+
+	list_for_each_entry(image, &mnt->image_list, list) {
+		if (image->lower == d_inode(lower->dentry) &&
+		    kref_get_unless_zero(&image->kref))
+			return image;
+	}
+
+	image = kvzalloc(sizeof(*image), GFP_KERNEL_ACCOUNT);
+	if (!image)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&image->kref);
+	image->mnt = mnt;
+	image->lower = d_inode(lower->dentry);
+	xa_init_flags(&image->heads, XA_FLAGS_ACCOUNT);
+	for (i = 0; i < VSWAP_REGIONS; i++)
+		spin_lock_init(&image->regions[i].lock);
+
+	image->file = vswap_open_for_aliases(mnt, lower, &image->direct);
+	if (IS_ERR(image->file)) {
+		ret = PTR_ERR(image->file);
+		goto free;
+	}
+	ret = xa_alloc(&mnt->images, &image->id, image,
+		       XA_LIMIT(1, VSWAP_MAX_IMAGES), GFP_KERNEL_ACCOUNT);
+	if (ret)
+		goto put;
+	list_add_tail(&image->list, &mnt->image_list);
+	if (!image->direct)
+		pr_notice_once("vswap: files below do not support direct I/O, their content is cached twice\n");
+	return image;
+
+put:
+	fput(image->file);
+free:
+	kvfree(image);
+	return ERR_PTR(ret);
+}
+
+/* Read consecutive blocks as they are on disk; all of them, or -EIO. */
+int vswap_read_blocks(struct vswap_image *image, u64 block,
+		      struct bio_vec *bvec, unsigned int nr)
+{
+	size_t size = (size_t)nr << PAGE_SHIFT;
+	loff_t pos = block << PAGE_SHIFT;
+	struct iov_iter iter;
+	unsigned long pflags;
+	ssize_t ret;
+
+	iov_iter_bvec(&iter, ITER_DEST, bvec, nr, size);
+	psi_memstall_enter(&pflags);
+	while (iov_iter_count(&iter)) {
+		ret = vfs_iter_read(image->file, &iter, &pos, 0);
+		if (ret <= 0)
+			break;
+	}
+	psi_memstall_leave(&pflags);
+	return iov_iter_count(&iter) ? -EIO : 0;
+}
+
+/*
+ * Pages that are aliases of blocks which are about to change get a copy of
+ * them.  A source page of the change that already is an alias of the block that
+ * it is written to can stay: its content does not change.
+ */
+static int vswap_break_aliases(struct vswap_image *image, u64 first, u64 last,
+			       struct vswap_page *sources)
+{
+	struct vswap_page *source = NULL;
+	struct vswap_ram *ram;
+	struct file *file;
+	pgoff_t index;
+	u64 block;
+	int ret;
+
+	for (block = first; block <= last; block++) {
+		unsigned long key = block >> VSWAP_REGION_SHIFT;
+
+		/* None can be added meanwhile. */
+		if (!xa_load(&image->heads, key)) {
+			if (!xa_find_after(&image->heads, &key,
+					   last >> VSWAP_REGION_SHIFT,
+					   XA_PRESENT))
+				break;
+			block = max(block,
+				    ((u64)key << VSWAP_REGION_SHIFT)) - 1;
+			continue;
+		}
+		for (;;) {
+			if (sources)
+				source = &sources[block - first];
+			file = vswap_next_alias(image, block, source, &ram,
+						&index);
+			if (!file)
+				break;
+			if (IS_ERR(file)) {
+				/* Whoever frees it gets on with it. */
+				schedule_timeout_uninterruptible(1);
+				continue;
+			}
+			ret = vswap_materialize(ram, index,
+						vswap_entry(image->id, block));
+			fput(file);
+			if (ret)
+				return ret;
+			cond_resched();
+		}
+	}
+	return 0;
+}
+
+/* Requests */
+
+/* A part of a request: up to VSWAP_IO_PAGES pages. */
+struct vswap_io {
+	struct vswap_image *image;
+	struct file *lower;
+	loff_t pos;
+	unsigned int nr;
+	size_t size;
+	/* Blocks are [first, first + nr_blocks), if the part is aligned. */
+	bool pinned;
+	bool tracked;
+	unsigned int nr_files;
+	struct file *files[8];
+	struct vswap_page pages[VSWAP_IO_PAGES];
+	u32 seqs[VSWAP_IO_PAGES / VSWAP_REGION_BLOCKS + 2];
+	struct bio_vec bvec[VSWAP_IO_PAGES];
+};
+
+static size_t vswap_segment(const struct iov_iter *iter, unsigned long *addr)
+{
+	struct iov_iter it = *iter;
+
+	if (iter_is_ubuf(&it)) {
+		*addr = (unsigned long)it.ubuf + it.iov_offset;
+		return it.count;
+	}
+	/* Skip what has no length. */
+	while (it.count && !iter_iov_len(&it)) {
+		it.__iov++;
+		it.nr_segs--;
+		it.iov_offset = 0;
+	}
+	*addr = (unsigned long)iter_iov_addr(&it);
+	return min(iter_iov_len(&it), it.count);
+}
+
+/*
+ * The pages of RAM files that the begin of a request covers: blocks of the
+ * image, in memory of pages.  The files are held until vswap_put_files().
+ * Returns how many pages, at most @max.
+ */
+static unsigned int vswap_find_pages(struct vswap_io *io,
+				     const struct iov_iter *from, loff_t pos,
+				     unsigned int max)
+{
+	struct mm_struct *mm = current->mm;
+	struct iov_iter iter = *from;
+	struct vm_area_struct *vma;
+	struct vswap_ram *ram;
+	unsigned long addr;
+	unsigned int nr = 0;
+	size_t len;
+
+	if (!PAGE_ALIGNED(pos) || !mm || !user_backed_iter(&iter))
+		return 0;
+
+	mmap_read_lock(mm);
+	while (nr < max && iov_iter_count(&iter) >= PAGE_SIZE) {
+		len = vswap_segment(&iter, &addr);
+		if (!PAGE_ALIGNED(addr) || len < PAGE_SIZE)
+			break;
+		vma = vma_lookup(mm, addr);
+		ram = vma ? vswap_vma_to_ram(vma) : NULL;
+		if (!ram)
+			break;
+		if (!io->nr_files || io->files[io->nr_files - 1] != ram->shmem) {
+			if (io->nr_files == ARRAY_SIZE(io->files))
+				break;
+			io->files[io->nr_files++] = get_file(ram->shmem);
+		}
+		len = min(len, vma->vm_end - addr);
+		len = min_t(size_t, len >> PAGE_SHIFT, max - nr);
+		iov_iter_advance(&iter, len << PAGE_SHIFT);
+		for (; len; len--, addr += PAGE_SIZE, nr++) {
+			io->pages[nr].ram = ram;
+			io->pages[nr].index = linear_page_index(vma, addr);
+		}
+	}
+	mmap_read_unlock(mm);
+	return nr;
+}
+
+static void vswap_put_files(struct vswap_io *io)
+{
+	while (io->nr_files)
+		fput(io->files[--io->nr_files]);
+}
+
+/* How much of a request is before the first page that could be tracked. */
+static size_t vswap_untracked_size(struct vswap_io *io,
+				   const struct iov_iter *from, loff_t pos)
+{
+	struct iov_iter iter = *from;
+	unsigned long addr;
+	size_t size = 0, len;
+
+	while (iov_iter_count(&iter) &&
+	       size < (VSWAP_IO_PAGES - 1) << PAGE_SHIFT) {
+		if (size && vswap_find_pages(io, &iter, pos + size, 1)) {
+			vswap_put_files(io);
+			break;
+		}
+		len = vswap_segment(&iter, &addr);
+		len = min_t(size_t, len, PAGE_SIZE - offset_in_page(addr));
+		iov_iter_advance(&iter, len);
+		size += len;
+	}
+	return size;
+}
+
+/*
+ * Pin what the next @size bytes of a request cover, or less, and advance the
+ * request.
+ */
+static int vswap_pin(struct vswap_io *io, struct iov_iter *iter, size_t size)
+{
+	struct page *pages[32], **array = pages;
+	size_t offset, len;
+	ssize_t got;
+
+	io->pinned = iov_iter_extract_will_pin(iter);
+	io->nr = 0;
+	io->size = 0;
+	while (io->size < size && io->nr < VSWAP_IO_PAGES) {
+		got = iov_iter_extract_pages(iter, &array, size - io->size,
+					     min_t(unsigned int,
+						   ARRAY_SIZE(pages),
+						   VSWAP_IO_PAGES - io->nr),
+					     0, &offset);
+		if (got <= 0)
+			return io->size ? 0 : got ?: -EFAULT;
+		io->size += got;
+		for (array = pages; got; got -= len, array++) {
+			len = min_t(size_t, got, PAGE_SIZE - offset);
+			bvec_set_page(&io->bvec[io->nr++], *array, len, offset);
+			offset = 0;
+		}
+		array = pages;
+	}
+	return 0;
+}
+
+static void vswap_unpin(struct vswap_io *io, bool dirty)
+{
+	unsigned int i;
+
+	for (i = 0; io->pinned && i < io->nr; i++)
+		unpin_user_page_range_dirty_lock(io->bvec[i].bv_page, 1, dirty);
+}
+
+static rwf_t vswap_rwf(struct kiocb *iocb)
+{
+	if (iocb->ki_flags & IOCB_SYNC)
+		return RWF_SYNC;
+	return iocb->ki_flags & IOCB_DSYNC ? RWF_DSYNC : 0;
+}
+
+/* Blocks that a part of a request touches. */
+static u64 vswap_first_block(struct vswap_io *io)
+{
+	return io->pos >> PAGE_SHIFT;
+}
+
+static u64 vswap_last_block(struct vswap_io *io)
+{
+	return (io->pos + io->size - 1) >> PAGE_SHIFT;
+}
+
+/* The sequence of the region that a block of the part is in. */
+static u32 *vswap_seq(struct vswap_io *io, u64 block)
+{
+	return &io->seqs[(block >> VSWAP_REGION_SHIFT) -
+			 (vswap_first_block(io) >> VSWAP_REGION_SHIFT)];
+}
+
+static void vswap_sample(struct vswap_io *io)
+{
+	u64 block = vswap_first_block(io);
+
+	for (; block <= vswap_last_block(io);
+	     block = round_down(block, VSWAP_REGION_BLOCKS) +
+		     VSWAP_REGION_BLOCKS)
+		*vswap_seq(io, block) = vswap_region_sample(io->image, block);
+}
+
+/*
+ * Read blocks into memory of RAM files: to new folios, which take the place of
+ * what is there.  Returns how many bytes were read, of which those of whole
+ * pages, *@installed of them, are in place; or an error.
+ */
+static ssize_t vswap_read_pages(struct vswap_io *io, unsigned int *installed)
+{
+	unsigned int i, nr = 0;
+	loff_t pos = io->pos;
+	struct folio *folio;
+	struct iov_iter iter;
+	ssize_t ret;
+	int err;
+
+	*installed = 0;
+	for (; nr < io->nr; nr++) {
+		folio = vswap_alloc_folio(io->pages[nr].ram);
+		if (!folio)
+			break;
+		bvec_set_folio(&io->bvec[nr], folio, PAGE_SIZE, 0);
+	}
+	if (!nr)
+		return -ENOMEM;
+	io->nr = nr;
+	io->size = (size_t)nr << PAGE_SHIFT;
+
+	vswap_sample(io);
+	iov_iter_bvec(&iter, ITER_DEST, io->bvec, nr, io->size);
+	ret = vfs_iter_read(io->image->file, &iter, &pos, 0);
+	trace_kvm_vswap_read(io->image->id, io->pos >> PAGE_SHIFT, nr, ret);
+
+	for (i = 0; ret > 0 && i < ret >> PAGE_SHIFT; i++) {
+		u64 block = vswap_first_block(io) + i;
+
+		err = vswap_install_block(io->pages[i].ram, io->pages[i].index,
+					  page_folio(io->bvec[i].bv_page),
+					  io->image, block,
+					  *vswap_seq(io, block));
+		if (err) {
+			ret = i ? (ssize_t)i << PAGE_SHIFT : err;
+			break;
+		}
+		*installed = i + 1;
+	}
+	return ret;
+}
+
+static void vswap_put_folios(struct vswap_io *io)
+{
+	unsigned int i;
+
+	for (i = 0; i < io->nr; i++)
+		folio_put(page_folio(io->bvec[i].bv_page));
+}
+
+static ssize_t vswap_read_tracked(struct vswap_io *io, struct iov_iter *to)
+{
+	unsigned int installed;
+	size_t done;
+	ssize_t ret;
+
+	ret = vswap_read_pages(io, &installed);
+	if (ret == -ENOMEM && !io->size)
+		return ret;
+	if (ret > 0) {
+		done = (size_t)installed << PAGE_SHIFT;
+		iov_iter_advance(to, done);
+		/* The end of the file is within a block. */
+		if (ret > done)
+			done += copy_page_to_iter(io->bvec[installed].bv_page,
+						  0, ret - done, to);
+		ret = done ?: -EFAULT;
+	}
+	vswap_put_folios(io);
+	return ret;
+}
+
+/*
+ * Make pages of a RAM file aliases of blocks of an image that is open for
+ * reading.
+ */
+int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
+		    u64 block, unsigned long nr)
+{
+	unsigned int i, installed;
+	struct vswap_io *io;
+	ssize_t ret = 0;
+
+	if (file->f_op != &vswap_image_file_operations ||
+	    VSWAP_I(file_inode(file))->mnt != ram->mnt)
+		return -EINVAL;
+	if (!(file->f_mode & FMODE_READ))
+		return -EBADF;
+	io = kvzalloc(sizeof(*io), GFP_KERNEL);
+	if (!io)
+		return -ENOMEM;
+	io->image = VSWAP_I(file_inode(file))->image;
+
+	while (nr) {
+		io->pos = block << PAGE_SHIFT;
+		io->nr = min_t(unsigned long, nr, VSWAP_IO_PAGES);
+		io->size = 0;
+		for (i = 0; i < io->nr; i++) {
+			io->pages[i].ram = ram;
+			io->pages[i].index = index + i;
+		}
+		ret = vswap_read_pages(io, &installed);
+		if (io->size)
+			vswap_put_folios(io);
+		if (ret < 0)
+			break;
+		/* Nothing equals what is beyond the end of the image. */
+		ret = installed < io->nr ? -ENXIO : 0;
+		if (ret)
+			break;
+		if (fatal_signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		index += installed;
+		block += installed;
+		nr -= installed;
+	}
+	kvfree(io);
+	return ret;
+}
+
+static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
+				size_t size)
+{
+	loff_t pos = io->pos;
+	struct iov_iter iter;
+	ssize_t ret;
+
+	if (!user_backed_iter(to)) {
+		io->size = iov_iter_count(to);
+		return vfs_iter_read(io->lower, to, &pos, 0);
+	}
+
+	ret = vswap_pin(io, to, size);
+	if (ret)
+		return ret;
+	iov_iter_bvec(&iter, ITER_DEST, io->bvec, io->nr, io->size);
+	ret = vfs_iter_read(io->lower, &iter, &pos, 0);
+	vswap_unpin(io, true);
+	iov_iter_revert(to, io->size - max_t(ssize_t, ret, 0));
+	return ret;
+}
+
+static ssize_t vswap_image_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	struct file *lower = iocb->ki_filp->private_data;
+	struct inode *inode = file_inode(iocb->ki_filp);
+	ssize_t ret = 0, done = 0;
+	struct vswap_io *io;
+	size_t size;
+
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+	io = kvzalloc(sizeof(*io), GFP_KERNEL);
+	if (!io)
+		return -ENOMEM;
+	io->image = VSWAP_I(inode)->image;
+	io->lower = lower;
+
+	while (iov_iter_count(to)) {
+		io->pos = iocb->ki_pos;
+		io->size = 0;
+		io->nr = vswap_find_pages(io, to, io->pos, VSWAP_IO_PAGES);
+		if (io->nr) {
+			size = (size_t)io->nr << PAGE_SHIFT;
+			ret = vswap_read_tracked(io, to);
+			vswap_put_files(io);
+		} else {
+			size = user_backed_iter(to) ?
+			       vswap_untracked_size(io, to, io->pos) :
+			       iov_iter_count(to);
+			ret = vswap_read_plain(io, to, size);
+		}
+		if (ret <= 0)
+			break;
+		iocb->ki_pos += ret;
+		done += ret;
+		/* Less is asked for at once if memory is short. */
+		if (ret < min(size, io->size) || fatal_signal_pending(current))
+			break;
+	}
+	kvfree(io);
+	return done ?: ret;
+}
+
+/* Mark pages that will be aliases of the blocks which they are written to. */
+static void vswap_mark_pages(struct vswap_io *io)
+{
+	unsigned int i, run = 0;
+	u64 entry;
+
+	for (i = 0; i <= io->nr; i++) {
+		struct vswap_page *page = &io->pages[i];
+
+		if (i < io->nr && page->ram) {
+			entry = vswap_entry(io->image->id,
+					    vswap_first_block(io) + i);
+			if (!vswap_mark_pending(page->ram, page->index,
+						io->bvec[i].bv_page, entry))
+				page->ram = NULL;
+		}
+		/* Unmap runs of pages at once. */
+		if (run && (i == io->nr || !page->ram ||
+			    page->ram != page[-1].ram ||
+			    page->index != page[-1].index + 1)) {
+			unmap_mapping_pages(page[-1].ram->mapping,
+					    page[-1].index + 1 - run, run,
+					    false);
+			run = 0;
+		}
+		if (i < io->nr && page->ram)
+			run++;
+	}
+	for (i = 0; i < io->nr; i++) {
+		if (io->pages[i].ram)
+			vswap_check_pending(io->pages[i].ram,
+					    io->pages[i].index,
+					    vswap_entry(io->image->id,
+							vswap_first_block(io) + i));
+	}
+}
+
+/* Write a part, which is advanced over. */
+static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
+				struct iov_iter *from)
+{
+	struct vswap_image *image = io->image;
+	loff_t pos = io->pos;
+	struct iov_iter iter;
+	u64 first, last;
+	unsigned int i;
+	ssize_t ret;
+
+	first = vswap_first_block(io);
+	last = vswap_last_block(io);
+	vswap_regions_begin(image, first, last);
+	ret = vswap_break_aliases(image, first, last,
+				  io->tracked ? io->pages : NULL);
+	if (ret)
+		goto end;
+
+	if (io->tracked) {
+		vswap_sample(io);
+		vswap_mark_pages(io);
+	}
+	iov_iter_bvec(&iter, ITER_SOURCE, io->bvec, io->nr, io->size);
+	ret = vfs_iter_write(io->lower, &iter, &pos, vswap_rwf(iocb));
+	trace_kvm_vswap_write(image->id, first, last - first + 1, ret);
+
+	/* Our pins would keep pages from becoming aliases. */
+	vswap_unpin(io, false);
+	io->pinned = false;
+	for (i = 0; io->tracked && i < io->nr; i++) {
+		if (io->pages[i].ram)
+			vswap_finish_pending(io->pages[i].ram,
+					     io->pages[i].index, image,
+					     first + i,
+					     *vswap_seq(io, first + i),
+					     ret == io->size);
+	}
+end:
+	vswap_unpin(io, false);
+	vswap_regions_end(image, first, last);
+	return ret;
+}
+
+/* From memory of the kernel, e.g. by splice(). */
+static ssize_t vswap_write_kernel(struct vswap_io *io, struct kiocb *iocb,
+				  struct iov_iter *from)
+{
+	loff_t pos = io->pos;
+	u64 first, last;
+	ssize_t ret;
+
+	io->size = iov_iter_count(from);
+	first = vswap_first_block(io);
+	last = vswap_last_block(io);
+	vswap_regions_begin(io->image, first, last);
+	ret = vswap_break_aliases(io->image, first, last, NULL);
+	if (!ret)
+		ret = vfs_iter_write(io->lower, from, &pos, vswap_rwf(iocb));
+	vswap_regions_end(io->image, first, last);
+	return ret;
+}
+
+static void vswap_copy_size(struct inode *inode, struct file *lower)
+{
+	i_size_write(inode, i_size_read(lower->f_mapping->host));
+}
+
+static ssize_t vswap_image_write_iter(struct kiocb *iocb,
+				      struct iov_iter *from)
+{
+	struct file *lower = iocb->ki_filp->private_data;
+	struct inode *inode = file_inode(iocb->ki_filp);
+	ssize_t ret = 0, done = 0;
+	struct vswap_io *io;
+	size_t size;
+
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+	if (!iov_iter_count(from))
+		return 0;
+	io = kvzalloc(sizeof(*io), GFP_KERNEL);
+	if (!io)
+		return -ENOMEM;
+	io->image = VSWAP_I(inode)->image;
+	io->lower = lower;
+
+	if (iocb->ki_flags & IOCB_APPEND)
+		iocb->ki_pos = i_size_read(lower->f_mapping->host);
+
+	while (iov_iter_count(from)) {
+		io->pos = iocb->ki_pos;
+		if (!user_backed_iter(from)) {
+			ret = vswap_write_kernel(io, iocb, from);
+			size = io->size;
+		} else {
+			io->nr = vswap_find_pages(io, from, io->pos,
+						  VSWAP_IO_PAGES);
+			io->tracked = io->nr;
+			size = io->tracked ? (size_t)io->nr << PAGE_SHIFT :
+			       vswap_untracked_size(io, from, io->pos);
+			ret = vswap_pin(io, from, size);
+			/* What a fault cut short is not whole pages. */
+			if (!ret && io->tracked && !PAGE_ALIGNED(io->size))
+				io->tracked = false;
+			size = io->size;
+			if (!ret)
+				ret = vswap_write_part(io, iocb, from);
+			iov_iter_revert(from, size - max_t(ssize_t, ret, 0));
+			vswap_put_files(io);
+		}
+		if (ret <= 0)
+			break;
+		iocb->ki_pos += ret;
+		done += ret;
+		if (ret < size || fatal_signal_pending(current))
+			break;
+	}
+	kvfree(io);
+	vswap_copy_size(inode, lower);
+	return done ?: ret;
+}
+
+/* Other file operations */
+
+static int vswap_image_open(struct inode *inode, struct file *file)
+{
+	struct vswap_inode *vi = VSWAP_I(inode);
+	struct vswap_image *image;
+	struct file *lower;
+
+	/* Size and position are ours, and what is appended is. */
+	lower = backing_file_open(file, (file->f_flags & ~O_APPEND) |
+					O_LARGEFILE,
+				  &vi->lower, current_cred());
+	if (IS_ERR(lower))
+		return PTR_ERR(lower);
+
+	if (!READ_ONCE(vi->image)) {
+		image = vswap_image_get(vi->mnt, &vi->lower);
+		if (IS_ERR(image)) {
+			fput(lower);
+			return PTR_ERR(image);
+		}
+		if (cmpxchg(&vi->image, NULL, image))
+			vswap_image_put(image);
+	}
+
+	file->private_data = lower;
+	file->f_mode |= lower->f_mode & FMODE_CAN_ODIRECT;
+	vswap_copy_size(inode, lower);
+	return 0;
+}
+
+/* Locks of the lower file, which others may look at, are held by our file. */
+static int vswap_image_flush(struct file *file, fl_owner_t id)
+{
+	locks_remove_posix(file->private_data, id);
+	return 0;
+}
+
+static int vswap_image_release(struct inode *inode, struct file *file)
+{
+	struct file *lower = file->private_data;
+
+	locks_remove_posix(lower, (fl_owner_t)file);
+	fput(lower);
+	return 0;
+}
+
+static int vswap_image_lock(struct file *file, int cmd, struct file_lock *fl)
+{
+	struct file *lower = file->private_data;
+
+	if (IS_GETLK(cmd))
+		return vfs_test_lock(lower, fl);
+	return vfs_lock_file(lower, cmd, fl, NULL);
+}
+
+static loff_t vswap_image_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct inode *inode = file_inode(file);
+	struct file *lower = file->private_data;
+	loff_t ret;
+
+	if (whence == SEEK_SET || whence == SEEK_CUR)
+		return generic_file_llseek_size(file, offset, whence,
+						inode->i_sb->s_maxbytes,
+						i_size_read(inode));
+	inode_lock(inode);
+	ret = vfs_llseek(lower, offset, whence);
+	if (ret >= 0)
+		file->f_pos = ret;
+	inode_unlock(inode);
+	return ret;
+}
+
+static int vswap_image_fsync(struct file *file, loff_t start, loff_t end,
+			     int datasync)
+{
+	return vfs_fsync_range(file->private_data, start, end, datasync);
+}
+
+static long vswap_image_fallocate(struct file *file, int mode, loff_t offset,
+				  loff_t len)
+{
+	struct vswap_image *image = VSWAP_I(file_inode(file))->image;
+	struct file *lower = file->private_data;
+	u64 first = offset >> PAGE_SHIFT;
+	u64 last = (offset + len - 1) >> PAGE_SHIFT;
+	bool changes = mode & ~FALLOC_FL_KEEP_SIZE;
+	long ret = 0;
+
+	if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE |
+		     FALLOC_FL_ZERO_RANGE))
+		return -EOPNOTSUPP;
+
+	if (changes) {
+		vswap_regions_begin(image, first, last);
+		ret = vswap_break_aliases(image, first, last, NULL);
+	}
+	if (!ret)
+		ret = vfs_fallocate(lower, mode, offset, len);
+	if (changes)
+		vswap_regions_end(image, first, last);
+	vswap_copy_size(file_inode(file), lower);
+	return ret;
+}
+
+static int vswap_image_fadvise(struct file *file, loff_t offset, loff_t len,
+			       int advice)
+{
+	return vfs_fadvise(file->private_data, offset, len, advice);
+}
+
+const struct file_operations vswap_image_file_operations = {
+	.owner		= THIS_MODULE,
+	.open		= vswap_image_open,
+	.flush		= vswap_image_flush,
+	.release	= vswap_image_release,
+	.read_iter	= vswap_image_read_iter,
+	.write_iter	= vswap_image_write_iter,
+	.llseek		= vswap_image_llseek,
+	.fsync		= vswap_image_fsync,
+	.fallocate	= vswap_image_fallocate,
+	.fadvise	= vswap_image_fadvise,
+	.lock		= vswap_image_lock,
+	.splice_read	= copy_splice_read,
+	.splice_write	= iter_file_splice_write,
+};
+
+/* Blocks beyond the new size go. */
+static int vswap_image_truncate(struct inode *inode, loff_t size)
+{
+	struct vswap_inode *vi = VSWAP_I(inode);
+	struct vswap_image *image = READ_ONCE(vi->image);
+	u64 first = size >> PAGE_SHIFT;
+	u64 last = max(i_size_read(inode), size) >> PAGE_SHIFT;
+	struct vswap_image *found = NULL;
+	int ret = 0;
+
+	if (!image) {
+		/* There may be aliases from when it was open earlier. */
+		found = image = vswap_image_get(vi->mnt, &vi->lower);
+		if (IS_ERR(image))
+			return PTR_ERR(image);
+	}
+	vswap_regions_begin(image, first, last);
+	ret = vswap_break_aliases(image, first, last, NULL);
+	if (!ret)
+		ret = vfs_truncate(&vi->lower, size);
+	vswap_regions_end(image, first, last);
+	if (found)
+		vswap_image_put(found);
+	return ret;
+}
+
+static int vswap_image_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
+			       struct iattr *attr)
+{
+	struct inode *inode = d_inode(dentry);
+	struct path *lower = &VSWAP_I(inode)->lower;
+	struct inode *lower_inode = d_inode(lower->dentry);
+	struct iattr lower_attr = *attr;
+	int ret;
+
+	ret = setattr_prepare(idmap, dentry, attr);
+	if (ret)
+		return ret;
+
+	if (attr->ia_valid & ATTR_SIZE) {
+		if (!S_ISREG(lower_inode->i_mode))
+			return -EINVAL;
+		ret = vswap_image_truncate(inode, attr->ia_size);
+		if (ret)
+			return ret;
+		i_size_write(inode, i_size_read(lower_inode));
+	}
+
+	lower_attr.ia_valid &= ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_ATIME |
+			       ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET |
+			       ATTR_CTIME | ATTR_FORCE | ATTR_TOUCH |
+			       ATTR_KILL_SUID | ATTR_KILL_SGID;
+	if (!(lower_attr.ia_valid & ~(ATTR_CTIME | ATTR_FORCE | ATTR_MTIME)))
+		return 0;
+	ret = mnt_want_write(lower->mnt);
+	if (ret)
+		return ret;
+	inode_lock(lower_inode);
+	ret = notify_change(mnt_idmap(lower->mnt), lower->dentry, &lower_attr,
+			    NULL);
+	inode_unlock(lower_inode);
+	mnt_drop_write(lower->mnt);
+	if (!ret)
+		vswap_copy_attr(inode, lower_inode);
+	return ret;
+}
+
+static int vswap_image_getattr(struct mnt_idmap *idmap,
+			       const struct path *path, struct kstat *stat,
+			       u32 request_mask, unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+	struct vswap_inode *vi = VSWAP_I(inode);
+	int ret;
+
+	/* What ours allows was asked before. */
+	ret = vfs_getattr_nosec(&vi->lower, stat, request_mask, flags);
+	if (ret)
+		return ret;
+	stat->dev = inode->i_sb->s_dev;
+	stat->ino = inode->i_ino;
+	stat->nlink = inode->i_nlink;
+	if (S_ISBLK(stat->mode)) {
+		stat->mode = inode->i_mode;
+		stat->rdev = 0;
+		stat->size = i_size_read(inode);
+		stat->blksize = PAGE_SIZE;
+	}
+	return 0;
+}
+
+static int vswap_image_permission(struct mnt_idmap *idmap,
+				  struct inode *inode, int mask)
+{
+	struct path *lower = &VSWAP_I(inode)->lower;
+
+	if (mask & MAY_NOT_BLOCK)
+		return -ECHILD;
+	return inode_permission(mnt_idmap(lower->mnt), d_inode(lower->dentry),
+				mask);
+}
+
+const struct inode_operations vswap_image_inode_operations = {
+	.setattr	= vswap_image_setattr,
+	.getattr	= vswap_image_getattr,
+	.permission	= vswap_image_permission,
+};

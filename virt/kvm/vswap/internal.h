@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __KVM_VSWAP_INTERNAL_H
+#define __KVM_VSWAP_INTERNAL_H
+
+#include <linux/bvec.h>
+#include <linux/fs.h>
+#include <linux/kref.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/pagemap.h>
+#include <linux/path.h>
+#include <linux/spinlock.h>
+#include <linux/xarray.h>
+
+#include <uapi/linux/kvm_vswap.h>
+
+/*
+ * Blocks have the size of pages.  What is aligned to less is not tracked.
+ *
+ * Pages that are tracked are known by a number that is unique in a mount, so
+ * that the index from blocks to pages takes four bytes a page: the number of a
+ * chunk of VSWAP_CHUNK_PAGES pages of one RAM file, and the page in it.  0 is
+ * nobody.
+ */
+#define VSWAP_CHUNK_SHIFT	9
+#define VSWAP_CHUNK_PAGES	(1U << VSWAP_CHUNK_SHIFT)
+#define VSWAP_MAX_CHUNKS	(1U << (32 - VSWAP_CHUNK_SHIFT))
+
+/* Blocks are indexed, and concurrent writes are noticed, by regions. */
+#define VSWAP_REGION_SHIFT	6
+#define VSWAP_REGION_BLOCKS	(1U << VSWAP_REGION_SHIFT)
+#define VSWAP_REGIONS		512U
+
+/* Pages are locked by a hash of their index. */
+#define VSWAP_LOCKS		512U
+
+/* A guest can read a block to many pages.  No more than so many are aliases. */
+#define VSWAP_MAX_SHARERS	16
+
+/* Pages of one request to the lower file. */
+#define VSWAP_IO_PAGES		256U
+
+/*
+ * What is known of a page: 0 is nothing, i.e. the page is as shmem has it.
+ * Otherwise the number of an image and a block of it, which the page's content
+ * equals.
+ *
+ * VSWAP_PENDING says that the page is being written to the block.  The page is
+ * shmem's, and it will be an alias if nobody writes to it meanwhile.
+ */
+#define VSWAP_BLOCK_BITS	44
+#define VSWAP_BLOCK_MASK	GENMASK_ULL(VSWAP_BLOCK_BITS - 1, 0)
+#define VSWAP_IMAGE_MASK	GENMASK_ULL(VSWAP_BLOCK_BITS + 15, VSWAP_BLOCK_BITS)
+#define VSWAP_MAX_IMAGES	U16_MAX
+#define VSWAP_PENDING		BIT_ULL(63)
+
+static inline u64 vswap_entry(u32 image, u64 block)
+{
+	return ((u64)image << VSWAP_BLOCK_BITS) | block;
+}
+
+static inline u64 vswap_entry_block(u64 entry)
+{
+	return entry & VSWAP_BLOCK_MASK;
+}
+
+static inline u32 vswap_entry_image(u64 entry)
+{
+	return (entry & VSWAP_IMAGE_MASK) >> VSWAP_BLOCK_BITS;
+}
+
+static inline bool vswap_entry_is_alias(u64 entry)
+{
+	return entry && !(entry & VSWAP_PENDING);
+}
+
+/*
+ * The part of a mount that RAM files and images need, which can outlive it:
+ * memory stays mapped when its file is closed and the file system unmounted.
+ */
+struct vswap_mnt {
+	struct kref kref;
+	/* A tmpfs without huge pages, for the files behind RAM files. */
+	struct vfsmount *shmem;
+	/* Who mounted it; reads for aliases are done on their behalf. */
+	const struct cred *cred;
+
+	/* Chunks by number, and images by number. */
+	struct xarray chunks;
+	struct xarray images;
+
+	/* Entries of directories that are the mount's own, by their address. */
+	struct xarray dentries;
+
+	/* Protects the lists below, and images against going away. */
+	struct mutex lock;
+	struct list_head rams;
+	struct list_head image_list;
+};
+
+/*
+ * A chunk exists once a page of it was an alias, until its RAM file goes.
+ * Entries are written with the lock of the page held.  Links to the next page
+ * that is an alias of the same block, and what is a link because the entry is an
+ * alias, are protected by the lock of the block's region.
+ */
+struct vswap_chunk {
+	struct vswap_ram *ram;
+	pgoff_t index;		/* of the first page */
+	u32 id;
+	u32 *next;
+	u64 *entries;
+};
+
+enum vswap_stat {
+	/* Pages that a read of an image made an alias, and a write to one. */
+	VSWAP_ALIASED_BY_READ,
+	VSWAP_ALIASED_BY_WRITE,
+	/* Swapped out content that was replaced without being read. */
+	VSWAP_STALE_READS_AVOIDED,
+	VSWAP_FALSE_READS_AVOIDED,
+	/* Faults that read blocks, pages that they asked for, all they read. */
+	VSWAP_REFAULTS,
+	VSWAP_REFAULT_PAGES,
+	/* Faults that read from swap. */
+	VSWAP_SWAP_FAULTS,
+	/* Aliases that ended: page written, block about to be written. */
+	VSWAP_BROKEN_BY_GUEST,
+	VSWAP_BROKEN_BY_WRITE,
+	/* Why pages did not become aliases. */
+	VSWAP_SKIPPED_PINNED,
+	VSWAP_SKIPPED_CONFLICT,
+	VSWAP_SKIPPED_SHARED,
+	VSWAP_SKIPPED_CHANGED,
+	VSWAP_SKIPPED_BUSY,
+	/* Reads on behalf of aliases that failed. */
+	VSWAP_IO_ERRORS,
+	/* The Preventer. */
+	VSWAP_BUFFERED_PAGES,
+	VSWAP_BUFFERED_WRITES,
+	VSWAP_BUFFER_MERGES,
+	VSWAP_NR_STATS,
+};
+
+/*
+ * A RAM file: a shmem file, and what is known of its pages.  It lives as long
+ * as the shmem file, which mappings and the inode hold.
+ *
+ * A page is either shmem's: resident and swap-backed, or swapped out, or never
+ * touched.  Or it is an alias: then its folio, if there is one, is clean and
+ * not swap-backed, and there is no swap entry.  If there is none, its content
+ * is that of the block.  Both the entry and what is in the mapping only change
+ * with the lock of the page held; except that reclaim, at any time, swaps out
+ * or drops folios by its own rules.
+ */
+struct vswap_ram {
+	struct vswap_mnt *mnt;
+	struct file *shmem;
+	struct address_space *mapping;
+	struct list_head list;
+	/* Chunks by index >> VSWAP_CHUNK_SHIFT. */
+	struct xarray chunks;
+	atomic_long_t nr_aliases;
+	atomic_long_t nr_chunks;
+	atomic64_t stats[VSWAP_NR_STATS];
+	pid_t creator;
+	struct mutex locks[VSWAP_LOCKS];
+};
+
+static inline void vswap_count(struct vswap_ram *ram, enum vswap_stat stat)
+{
+	atomic64_inc(&ram->stats[stat]);
+}
+
+static inline struct mutex *vswap_page_lock(struct vswap_ram *ram,
+					    pgoff_t index)
+{
+	return &ram->locks[index % VSWAP_LOCKS];
+}
+
+/*
+ * Blocks of an image that share a lock.  Who reads blocks for aliases samples
+ * the sequence before, and who writes blocks increments it before and after.
+ */
+struct vswap_region {
+	spinlock_t lock;
+	u32 writers;
+	u32 seq;
+};
+
+struct vswap_heads {
+	u32 page[VSWAP_REGION_BLOCKS];
+};
+
+/* An image file that was opened; it lives as long as there are aliases of it. */
+struct vswap_image {
+	struct kref kref;
+	struct vswap_mnt *mnt;
+	struct list_head list;
+	u32 id;
+	/* For reads on behalf of aliases; direct, if the lower file can. */
+	struct file *file;
+	struct inode *lower;
+	bool direct;
+	atomic_long_t nr_aliases;
+	atomic_long_t nr_heads;
+	/* First page of each block, by block >> VSWAP_REGION_SHIFT. */
+	struct xarray heads;
+	struct vswap_region regions[VSWAP_REGIONS];
+};
+
+static inline struct vswap_region *vswap_region(struct vswap_image *image,
+						u64 block)
+{
+	return &image->regions[(block >> VSWAP_REGION_SHIFT) % VSWAP_REGIONS];
+}
+
+/* A page of a RAM file. */
+struct vswap_page {
+	struct vswap_ram *ram;
+	pgoff_t index;
+};
+
+/* super.c */
+extern unsigned int vswap_cluster;
+void vswap_mnt_put(struct vswap_mnt *mnt);
+
+/* alias.c */
+u64 vswap_get_entry(struct vswap_ram *ram, pgoff_t index);
+int vswap_set_alias(struct vswap_ram *ram, pgoff_t index,
+		    struct vswap_image *image, u64 block, u32 seq, u32 writers);
+bool vswap_set_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
+void vswap_clear_entry(struct vswap_ram *ram, pgoff_t index);
+void vswap_free_chunks(struct vswap_ram *ram);
+struct vswap_image *vswap_entry_to_image(struct vswap_mnt *mnt, u64 entry);
+pgoff_t vswap_find_alias(struct vswap_image *image, struct vswap_ram *ram,
+			 u64 block);
+struct file *vswap_next_alias(struct vswap_image *image, u64 block,
+			      const struct vswap_page *skip,
+			      struct vswap_ram **ram, pgoff_t *index);
+u32 vswap_region_sample(struct vswap_image *image, u64 block);
+void vswap_regions_begin(struct vswap_image *image, u64 first, u64 last);
+void vswap_regions_end(struct vswap_image *image, u64 first, u64 last);
+
+/* ram.c */
+extern const struct inode_operations vswap_ram_inode_operations;
+extern const struct file_operations vswap_ram_file_operations;
+int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt);
+void vswap_ram_evict_inode(struct inode *inode);
+struct vswap_ram *vswap_vma_to_ram(struct vm_area_struct *vma);
+struct folio *vswap_alloc_folio(struct vswap_ram *ram);
+int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
+			struct folio *folio, struct vswap_image *image,
+			u64 block, u32 seq);
+int vswap_materialize(struct vswap_ram *ram, pgoff_t index, u64 entry);
+bool vswap_mark_pending(struct vswap_ram *ram, pgoff_t index,
+			struct page *page, u64 entry);
+void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
+void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
+			  struct vswap_image *image, u64 block, u32 seq,
+			  bool written);
+
+/* stats.c */
+long vswap_ram_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* image.c */
+extern const struct inode_operations vswap_image_inode_operations;
+extern const struct file_operations vswap_image_file_operations;
+void vswap_image_put(struct vswap_image *image);
+struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
+				    const struct path *lower);
+int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
+		    u64 block, unsigned long nr);
+int vswap_read_blocks(struct vswap_image *image, u64 block,
+		      struct bio_vec *bvec, unsigned int nr);
+
+/* super.c, on behalf of the others */
+struct vswap_inode {
+	struct inode vfs_inode;
+	struct vswap_mnt *mnt;
+	/* An image, or a directory with images in it. */
+	struct path lower;
+	/* A RAM file; stays as it is until the inode goes. */
+	struct vswap_ram *ram;
+	/* Set when an image is opened for the first time, likewise. */
+	struct vswap_image *image;
+};
+
+static inline struct vswap_inode *VSWAP_I(struct inode *inode)
+{
+	return container_of(inode, struct vswap_inode, vfs_inode);
+}
+
+void vswap_copy_attr(struct inode *inode, struct inode *lower);
+
+#endif /* __KVM_VSWAP_INTERNAL_H */

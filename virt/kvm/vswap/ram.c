@@ -1,0 +1,972 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VSwapper: RAM files, which hold the memory of guests.
+ *
+ * A RAM file is a shmem file of which some pages are aliases of blocks of
+ * images.  What the guest wrote is shmem's: swap-backed, and swapped by the
+ * rules of shmem.  An alias is a clean page of the page cache that is not
+ * swap-backed: it is on the LRU lists of files, and reclaim drops it without
+ * I/O, also if there is no swap.  It is read again from the image when somebody
+ * touches it.
+ *
+ * All access is by mappings, whose operations wrap shmem's.  As there is a
+ * ->page_mkwrite(), pages are mapped read-only until they are written, and then
+ * an alias is replaced by a copy, which is shmem's.
+ *
+ * What is replaced is taken out of the page cache in the same way as reclaim
+ * does it, i.e. not if anybody else holds a reference to it, unless its content
+ * does not matter any more.
+ */
+
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/file.h>
+#include <linux/highmem.h>
+#include <linux/memcontrol.h>
+#include <linux/mman.h>
+#include <linux/mount.h>
+#include <linux/module.h>
+#include <linux/sched/mm.h>
+#include <linux/shmem_fs.h>
+#include <linux/slab.h>
+#include <linux/statfs.h>
+#include <linux/falloc.h>
+
+#include "internal.h"
+#include "trace.h"
+
+/*
+ * shmem's operations with ours in place of some of them, filled in when the
+ * first RAM file is mapped and constant from then on.
+ */
+static struct vm_operations_struct vswap_vm_ops;
+static const struct vm_operations_struct *shmem_vm_ops;
+static DEFINE_MUTEX(vswap_vm_ops_lock);
+
+static struct vswap_ram *vswap_mapping_to_ram(struct address_space *mapping)
+{
+	return mapping->i_private_data;
+}
+
+/* The RAM file of a mapping, or NULL. */
+struct vswap_ram *vswap_vma_to_ram(struct vm_area_struct *vma)
+{
+	if (vma->vm_ops != &vswap_vm_ops)
+		return NULL;
+	return vswap_mapping_to_ram(vma->vm_file->f_mapping);
+}
+
+struct folio *vswap_alloc_folio(struct vswap_ram *ram)
+{
+	return filemap_alloc_folio(mapping_gfp_mask(ram->mapping), 0);
+}
+
+static bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index)
+{
+	return xa_is_value(xa_load(&ram->mapping->i_pages, index));
+}
+
+/* Drop what shmem has of a locked page, or the folio of an alias, unread. */
+static void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
+{
+	loff_t pos = (loff_t)index << PAGE_SHIFT;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	if (xa_load(&ram->mapping->i_pages, index))
+		shmem_truncate_range(ram->mapping->host, pos,
+				     pos + PAGE_SIZE - 1);
+}
+
+/* Give a locked page, of which shmem has nothing, content of shmem's. */
+static int vswap_fill_page(struct vswap_ram *ram, pgoff_t index,
+			   struct folio *content)
+{
+	struct folio *folio;
+	int ret;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	ret = shmem_get_folio(ram->mapping->host, index, 0, &folio, SGP_CACHE);
+	if (ret)
+		return ret;
+	copy_highpage(folio_file_page(folio, index), &content->page);
+	folio_mark_dirty(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	return 0;
+}
+
+/*
+ * Put the folio of an alias into the page cache, from which it can be dropped
+ * at any time.  It need not be there, so failing is no error.
+ */
+static void vswap_cache_alias(struct vswap_ram *ram, pgoff_t index,
+			      struct folio *folio)
+{
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	folio_mark_uptodate(folio);
+	if (!filemap_add_folio(ram->mapping, folio, index,
+			       mapping_gfp_mask(ram->mapping)))
+		folio_unlock(folio);
+}
+
+/*
+ * Make a locked page, which is an alias, one of shmem's with the same content.
+ * On failure it stays an alias.
+ */
+static int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
+{
+	u64 entry = vswap_get_entry(ram, index);
+	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
+	struct folio *folio;
+	struct bio_vec bvec;
+	int ret;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	folio = filemap_lock_folio(ram->mapping, index);
+	if (IS_ERR(folio)) {
+		folio = vswap_alloc_folio(ram);
+		if (!folio)
+			return -ENOMEM;
+		bvec_set_folio(&bvec, folio, PAGE_SIZE, 0);
+		ret = vswap_read_blocks(image, vswap_entry_block(entry), &bvec,
+					1);
+		if (ret) {
+			vswap_count(ram, VSWAP_IO_ERRORS);
+			goto out;
+		}
+	} else {
+		/* Mappings of it go, and cannot come back. */
+		ret = generic_error_remove_folio(ram->mapping, folio);
+		folio_unlock(folio);
+		if (ret)
+			goto out;
+	}
+
+	ret = vswap_fill_page(ram, index, folio);
+	if (!ret)
+		vswap_clear_entry(ram, index);
+out:
+	folio_put(folio);
+	return ret;
+}
+
+/*
+ * Make a page one of shmem's because the block that it is an alias of is about
+ * to change; do nothing if it is not any more.
+ */
+int vswap_materialize(struct vswap_ram *ram, pgoff_t index, u64 entry)
+{
+	int ret = 0;
+
+	guard(mutex)(vswap_page_lock(ram, index));
+
+	if (vswap_get_entry(ram, index) == entry) {
+		ret = vswap_end_alias(ram, index);
+		if (!ret)
+			vswap_count(ram, VSWAP_BROKEN_BY_WRITE);
+		trace_kvm_vswap_break(index, entry, true, ret);
+	}
+	return ret;
+}
+
+/*
+ * The content of a page is that of a block that was read to a folio, after the
+ * sequence was sampled.  Whatever the page was before is dropped, unread if it
+ * is not in memory.
+ *
+ * If the page cannot be an alias its content is copied.
+ */
+int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
+			struct folio *folio, struct vswap_image *image,
+			u64 block, u32 seq)
+{
+	bool swapped = false;
+	struct folio *old;
+	int ret;
+
+	guard(mutex)(vswap_page_lock(ram, index));
+
+	old = filemap_get_folio(ram->mapping, index);
+	if (IS_ERR(old)) {
+		swapped = vswap_is_swapped(ram, index);
+	} else {
+		/* Pages are not pinned any more when they are not mapped. */
+		if (folio_mapped(old))
+			unmap_mapping_pages(ram->mapping, index, 1, false);
+		if (!vswap_entry_is_alias(vswap_get_entry(ram, index)) &&
+		    (folio_maybe_dma_pinned(old) || folio_test_large(old))) {
+			/*
+			 * Somebody's device may write to the page, or this is
+			 * a part of something larger; keep the folio.
+			 */
+			folio_lock(old);
+			if (old->mapping == ram->mapping) {
+				copy_highpage(folio_file_page(old, index),
+					      &folio->page);
+				folio_mark_dirty(old);
+				folio_unlock(old);
+				folio_put(old);
+				vswap_clear_entry(ram, index);
+				vswap_count(ram, VSWAP_SKIPPED_PINNED);
+				return 0;
+			}
+			folio_unlock(old);
+		}
+		folio_put(old);
+	}
+
+	vswap_clear_entry(ram, index);
+	ret = vswap_set_alias(ram, index, image, block, seq, 0);
+	vswap_drop_page(ram, index);
+	if (!ret) {
+		vswap_cache_alias(ram, index, folio);
+		vswap_count(ram, VSWAP_ALIASED_BY_READ);
+	} else {
+		vswap_count(ram, ret == -ENOSPC ? VSWAP_SKIPPED_SHARED :
+				 VSWAP_SKIPPED_CONFLICT);
+		ret = vswap_fill_page(ram, index, folio);
+	}
+	if (swapped)
+		vswap_count(ram, VSWAP_STALE_READS_AVOIDED);
+	return ret;
+}
+
+/*
+ * A page that is mapped by the caller's process is about to be written to a
+ * block.  Remember it, if it can become an alias of it.  The caller has to unmap
+ * the page before the write begins.
+ */
+bool vswap_mark_pending(struct vswap_ram *ram, pgoff_t index,
+			struct page *page, u64 entry)
+{
+	struct folio *folio;
+	bool same;
+
+	guard(mutex)(vswap_page_lock(ram, index));
+
+	if (vswap_entry_is_alias(vswap_get_entry(ram, index)))
+		return false;
+	folio = filemap_get_folio(ram->mapping, index);
+	if (IS_ERR(folio))
+		return false;
+	same = folio_file_page(folio, index) == page &&
+	       !folio_test_large(folio);
+	folio_put(folio);
+	return same && vswap_set_pending(ram, index, entry);
+}
+
+/*
+ * The page was unmapped after it was marked, and is pinned by the caller.  Who
+ * else had a reference before could write to it unnoticed; who gets one from
+ * here on to write faults first.
+ */
+void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry)
+{
+	struct folio *folio;
+
+	guard(mutex)(vswap_page_lock(ram, index));
+
+	if (vswap_get_entry(ram, index) != (entry | VSWAP_PENDING))
+		return;
+	folio = filemap_get_folio(ram->mapping, index);
+	if (!IS_ERR(folio)) {
+		/* Ours, and that of the page cache. */
+		if (folio_ref_count(folio) > GUP_PIN_COUNTING_BIAS + 2) {
+			vswap_clear_entry(ram, index);
+			vswap_count(ram, VSWAP_SKIPPED_BUSY);
+		}
+		folio_put(folio);
+	}
+}
+
+/*
+ * Replace a folio of shmem's by one with the same content that is not
+ * swap-backed.  Returns false if somebody holds a reference to it, who could
+ * have written to it.
+ */
+static bool vswap_replace_folio(struct vswap_ram *ram, pgoff_t index,
+				struct folio *folio, struct folio *new)
+{
+	struct address_space *mapping = ram->mapping;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	if (folio_mapped(folio))
+		unmap_mapping_pages(mapping, index, 1, false);
+	if (folio_maybe_dma_pinned(folio))
+		return false;
+	copy_highpage(&new->page, &folio->page);
+
+	/*
+	 * From here on reclaim can drop the folio, which is what is wanted.
+	 * Who wrote to it by a reference makes it dirty before the reference is
+	 * put; then it stays.
+	 */
+	folio_clear_dirty_for_io(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	invalidate_mapping_pages(mapping, index, index);
+	if (!xa_load(&mapping->i_pages, index))
+		return true;
+
+	/* It was not dropped, and nobody else puts anything there. */
+	folio = filemap_lock_folio(mapping, index);
+	if (IS_ERR(folio))
+		return !xa_load(&mapping->i_pages, index);
+	folio_mark_dirty(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	return false;
+}
+
+/*
+ * The write that vswap_mark_pending() was called for has ended.  If it wrote the
+ * page, and nobody has written to the page since, the page is an alias of the
+ * block from now on.
+ *
+ * @seq is the sequence of the block's region while the caller is its writer.
+ */
+void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
+			  struct vswap_image *image, u64 block, u32 seq,
+			  bool written)
+{
+	struct folio *folio, *new;
+	bool replaced;
+	int ret;
+
+	guard(mutex)(vswap_page_lock(ram, index));
+
+	if (vswap_get_entry(ram, index) !=
+	    (vswap_entry(image->id, block) | VSWAP_PENDING)) {
+		vswap_count(ram, VSWAP_SKIPPED_CHANGED);
+		return;
+	}
+	if (!written) {
+		vswap_clear_entry(ram, index);
+		return;
+	}
+
+	ret = vswap_set_alias(ram, index, image, block, seq, 1);
+	if (ret) {
+		vswap_clear_entry(ram, index);
+		vswap_count(ram, ret == -ENOSPC ? VSWAP_SKIPPED_SHARED :
+				 VSWAP_SKIPPED_CONFLICT);
+		return;
+	}
+
+	folio = filemap_lock_folio(ram->mapping, index);
+	if (IS_ERR(folio)) {
+		/* Swapped out meanwhile, and not changed since. */
+		vswap_drop_page(ram, index);
+		vswap_count(ram, VSWAP_ALIASED_BY_WRITE);
+		return;
+	}
+
+	new = folio_test_large(folio) ? NULL : vswap_alloc_folio(ram);
+	if (!new) {
+		folio_unlock(folio);
+		folio_put(folio);
+		replaced = false;
+	} else {
+		replaced = vswap_replace_folio(ram, index, folio, new);
+	}
+	if (replaced) {
+		vswap_cache_alias(ram, index, new);
+		vswap_count(ram, VSWAP_ALIASED_BY_WRITE);
+	} else {
+		vswap_clear_entry(ram, index);
+		vswap_count(ram, VSWAP_SKIPPED_BUSY);
+	}
+	if (new)
+		folio_put(new);
+}
+
+/* Faults */
+
+/*
+ * Do not hold locks of the address space while waiting, if the caller of the
+ * fault handler can take them again.  Returns a reference that keeps the RAM
+ * file then.
+ */
+static struct file *vswap_unlock_fault(struct vm_fault *vmf)
+{
+	struct file *file;
+
+	if (!fault_flag_allow_retry_first(vmf->flags) ||
+	    (vmf->flags & FAULT_FLAG_RETRY_NOWAIT))
+		return NULL;
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	return file;
+}
+
+/* The folio of an alias is in the page cache, the caller holds a reference. */
+static vm_fault_t vswap_fault_cached(struct vm_fault *vmf, struct folio *folio)
+{
+	struct address_space *mapping = vmf->vma->vm_file->f_mapping;
+	struct file *file;
+
+	if (!folio_trylock(folio)) {
+		if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT) {
+			folio_put(folio);
+			return VM_FAULT_RETRY;
+		}
+		file = vswap_unlock_fault(vmf);
+		if (file) {
+			folio_wait_locked(folio);
+			folio_put(folio);
+			fput(file);
+			return VM_FAULT_RETRY;
+		}
+		folio_lock(folio);
+	}
+	if (folio->mapping != mapping || !folio_test_uptodate(folio)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return 0;
+	}
+	vmf->page = folio_file_page(folio, vmf->pgoff);
+	return VM_FAULT_LOCKED;
+}
+
+/*
+ * Put a new folio, locked and without content, where an alias was dropped.
+ */
+static struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index,
+				     gfp_t gfp)
+{
+	struct folio *folio;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	folio = filemap_alloc_folio(gfp, 0);
+	if (!folio)
+		return NULL;
+	if (filemap_add_folio(ram->mapping, folio, index, gfp)) {
+		folio_put(folio);
+		return NULL;
+	}
+	return folio;
+}
+
+/* Add a neighbour in the image if it was dropped, too, and nobody is at it. */
+static struct folio *vswap_add_neighbour(struct vswap_ram *ram,
+					 struct vswap_image *image, u64 block)
+{
+	gfp_t gfp = readahead_gfp_mask(ram->mapping);
+	struct folio *folio = NULL;
+	pgoff_t index;
+
+	index = vswap_find_alias(image, ram, block);
+	if (index == ULONG_MAX || xa_load(&ram->mapping->i_pages, index) ||
+	    !mutex_trylock(vswap_page_lock(ram, index)))
+		return NULL;
+	if (vswap_get_entry(ram, index) == vswap_entry(image->id, block) &&
+	    !xa_load(&ram->mapping->i_pages, index))
+		folio = vswap_add_folio(ram, index, gfp);
+	mutex_unlock(vswap_page_lock(ram, index));
+	return folio;
+}
+
+/*
+ * Read dropped aliases: the given folio, and those of its neighbours in the
+ * image which were dropped as well.  All are locked, and put at the end.
+ */
+static int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
+			      struct vswap_image *image, u64 block,
+			      unsigned int cluster)
+{
+	struct bio_vec *bvec, one;
+	u64 first, last, end;
+	unsigned int i, nr;
+	int ret;
+
+	bvec = cluster > 1 ? kmalloc_array(cluster, sizeof(*bvec), GFP_KERNEL) :
+			     NULL;
+	if (!bvec) {
+		bvec = &one;
+		cluster = 1;
+	}
+
+	/* In the order of the image, with room for those before. */
+	first = rounddown(block, cluster);
+	end = first + cluster;
+	i = block - first;
+	bvec_set_folio(&bvec[i], folio, PAGE_SIZE, 0);
+	for (last = block + 1; last < end; last++) {
+		folio = vswap_add_neighbour(ram, image, last);
+		if (!folio)
+			break;
+		bvec_set_folio(&bvec[last - first], folio, PAGE_SIZE, 0);
+	}
+	while (block > first) {
+		folio = vswap_add_neighbour(ram, image, block - 1);
+		if (!folio)
+			break;
+		bvec_set_folio(&bvec[--block - first], folio, PAGE_SIZE, 0);
+	}
+	i = block - first;
+	nr = last - block;
+
+	ret = vswap_read_blocks(image, block, bvec + i, nr);
+	if (ret)
+		vswap_count(ram, VSWAP_IO_ERRORS);
+	atomic64_add(nr, &ram->stats[VSWAP_REFAULT_PAGES]);
+	for (; nr; nr--, i++) {
+		folio = page_folio(bvec[i].bv_page);
+		if (ret)
+			generic_error_remove_folio(ram->mapping, folio);
+		else
+			folio_mark_uptodate(folio);
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+	if (bvec != &one)
+		kfree(bvec);
+	return ret;
+}
+
+/*
+ * A page that was dropped is needed.  The page is locked, and is unlocked here.
+ */
+static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
+				      struct vswap_ram *ram, u64 entry)
+{
+	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
+	struct mem_cgroup *memcg, *old_memcg;
+	bool retry = vmf->flags & FAULT_FLAG_TRIED;
+	struct file *file = NULL;
+	struct folio *folio;
+	int ret = 0;
+
+	/* Not everybody who faults is the process that the memory belongs to. */
+	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
+	old_memcg = set_active_memcg(memcg);
+	folio = vswap_add_folio(ram, vmf->pgoff,
+				mapping_gfp_mask(ram->mapping));
+	kref_get(&image->kref);
+	mutex_unlock(vswap_page_lock(ram, vmf->pgoff));
+
+	if (folio) {
+		vswap_count(ram, VSWAP_REFAULTS);
+		file = vswap_unlock_fault(vmf);
+		/* If many fail, one may not. */
+		ret = vswap_read_cluster(ram, folio, image,
+					 vswap_entry_block(entry),
+					 retry ? 1 : READ_ONCE(vswap_cluster));
+		trace_kvm_vswap_refault(vmf->pgoff, entry, ret);
+	}
+	set_active_memcg(old_memcg);
+	mem_cgroup_put(memcg);
+	vswap_image_put(image);
+
+	if (!folio)
+		return VM_FAULT_OOM;
+	if (file) {
+		fput(file);
+		return VM_FAULT_RETRY | VM_FAULT_MAJOR;
+	}
+	return ret ? VM_FAULT_SIGBUS : VM_FAULT_MAJOR;
+}
+
+static vm_fault_t vswap_ram_fault(struct vm_fault *vmf)
+{
+	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
+	struct mutex *lock = vswap_page_lock(ram, vmf->pgoff);
+	bool nowait = vmf->flags & FAULT_FLAG_RETRY_NOWAIT;
+	vm_fault_t ret, major = 0;
+	struct folio *folio;
+	u64 entry;
+
+again:
+	if (!mutex_trylock(lock)) {
+		if (nowait)
+			return VM_FAULT_RETRY;
+		mutex_lock(lock);
+	}
+
+	entry = vswap_get_entry(ram, vmf->pgoff);
+	if (!vswap_entry_is_alias(entry)) {
+		/* Not kept from becoming one after shmem looked. */
+		if (vswap_is_swapped(ram, vmf->pgoff)) {
+			if (nowait) {
+				mutex_unlock(lock);
+				return VM_FAULT_RETRY;
+			}
+			vswap_count(ram, VSWAP_SWAP_FAULTS);
+		}
+		ret = shmem_vm_ops->fault(vmf);
+		mutex_unlock(lock);
+		return ret | major;
+	}
+
+	folio = filemap_get_folio(ram->mapping, vmf->pgoff);
+	if (!IS_ERR(folio)) {
+		mutex_unlock(lock);
+		ret = vswap_fault_cached(vmf, folio);
+	} else if (nowait) {
+		mutex_unlock(lock);
+		return VM_FAULT_RETRY;
+	} else {
+		ret = vswap_fault_dropped(vmf, ram, entry);
+		major |= ret & VM_FAULT_MAJOR;
+		ret &= ~VM_FAULT_MAJOR;
+	}
+	if (!ret)
+		goto again;
+	return ret | major;
+}
+
+/*
+ * Map what is in the page cache around a fault.  filemap_map_pages() counts all
+ * that it maps at once as what the first folio is, memory of files or of shmem.
+ * So it is called for pages of one kind at a time, which are locked so that they
+ * stay that.  Nothing is waited for, and RCU is read-locked.
+ */
+static vm_fault_t vswap_ram_map_pages(struct vm_fault *vmf, pgoff_t start,
+				      pgoff_t end)
+{
+	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
+	vm_fault_t ret = 0;
+	pgoff_t next;
+	bool alias;
+
+	/* All locks of a run differ. */
+	end = min(end, start + VSWAP_LOCKS - 1);
+	while (start <= end) {
+		alias = false;
+		for (next = start; next <= end; next++) {
+			u64 entry;
+
+			if (!mutex_trylock(vswap_page_lock(ram, next)))
+				break;
+			entry = vswap_get_entry(ram, next);
+			if (next == start)
+				alias = vswap_entry_is_alias(entry);
+			if (vswap_entry_is_alias(entry) != alias) {
+				mutex_unlock(vswap_page_lock(ram, next));
+				break;
+			}
+		}
+		if (next == start) {
+			start++;
+			continue;
+		}
+		ret |= filemap_map_pages(vmf, start, next - 1);
+		for (; start < next; start++)
+			mutex_unlock(vswap_page_lock(ram, start));
+	}
+	return ret;
+}
+
+/* Somebody is about to write to a page that is mapped read-only. */
+static vm_fault_t vswap_ram_page_mkwrite(struct vm_fault *vmf)
+{
+	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
+	struct folio *folio = page_folio(vmf->page);
+	struct mem_cgroup *memcg, *old_memcg;
+	u64 entry;
+	int ret;
+
+	guard(mutex)(vswap_page_lock(ram, vmf->pgoff));
+
+	entry = vswap_get_entry(ram, vmf->pgoff);
+	if (vswap_entry_is_alias(entry)) {
+		memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
+		old_memcg = set_active_memcg(memcg);
+		ret = vswap_end_alias(ram, vmf->pgoff);
+		set_active_memcg(old_memcg);
+		mem_cgroup_put(memcg);
+		if (!ret)
+			vswap_count(ram, VSWAP_BROKEN_BY_GUEST);
+		trace_kvm_vswap_break(vmf->pgoff, entry, false, ret);
+		/* There is another folio now. */
+		return ret ? vmf_error(ret) : VM_FAULT_NOPAGE;
+	}
+
+	folio_lock(folio);
+	if (folio->mapping != ram->mapping) {
+		folio_unlock(folio);
+		return VM_FAULT_NOPAGE;
+	}
+	/* It is not what is being written to a block any more. */
+	vswap_clear_entry(ram, vmf->pgoff);
+	folio_mark_dirty(folio);
+	return VM_FAULT_LOCKED;
+}
+
+/* The shmem file */
+
+/* Mappings of the shmem file are made by ours. */
+static int vswap_shmem_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	return -ENODEV;
+}
+
+/*
+ * Pages are given back, by MADV_REMOVE or by fallocate() of the RAM file.  Only
+ * whole ones: others would be zeroed in place by shmem.
+ */
+static long vswap_punch(struct vswap_ram *ram, int mode, loff_t offset,
+			loff_t len)
+{
+	pgoff_t index = offset >> PAGE_SHIFT;
+	pgoff_t end = (offset + len) >> PAGE_SHIFT;
+	struct vswap_chunk *chunk;
+	unsigned long key;
+
+	if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		return -EOPNOTSUPP;
+	if (!PAGE_ALIGNED(offset) || !PAGE_ALIGNED(len))
+		return -EINVAL;
+
+	xa_for_each_range(&ram->chunks, key, chunk, index >> VSWAP_CHUNK_SHIFT,
+			  (end - 1) >> VSWAP_CHUNK_SHIFT) {
+		pgoff_t i = max(index, chunk->index);
+		pgoff_t last = min(end, chunk->index + VSWAP_CHUNK_PAGES);
+
+		for (; i < last; i++) {
+			if (!vswap_get_entry(ram, i))
+				continue;
+			mutex_lock(vswap_page_lock(ram, i));
+			vswap_drop_page(ram, i);
+			vswap_clear_entry(ram, i);
+			mutex_unlock(vswap_page_lock(ram, i));
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+static const struct file_operations *shmem_fops;
+
+static long vswap_shmem_fallocate(struct file *file, int mode, loff_t offset,
+				  loff_t len)
+{
+	struct vswap_ram *ram = vswap_mapping_to_ram(file->f_mapping);
+	long ret;
+
+	ret = vswap_punch(ram, mode, offset, len);
+	return ret ?: shmem_fops->fallocate(file, mode, offset, len);
+}
+
+/* Neither mappings nor the inode hold the shmem file any more. */
+static int vswap_shmem_release(struct inode *inode, struct file *file)
+{
+	struct vswap_ram *ram = vswap_mapping_to_ram(file->f_mapping);
+	struct vswap_mnt *mnt = ram->mnt;
+	unsigned int i;
+
+	mutex_lock(&mnt->lock);
+	list_del(&ram->list);
+	mutex_unlock(&mnt->lock);
+	vswap_free_chunks(ram);
+	file->f_mapping->i_private_data = NULL;
+	for (i = 0; i < VSWAP_LOCKS; i++)
+		mutex_destroy(&ram->locks[i]);
+	kvfree(ram);
+	vswap_mnt_put(mnt);
+	return 0;
+}
+
+static const struct file_operations vswap_shmem_file_operations = {
+	.owner		= THIS_MODULE,
+	.mmap		= vswap_shmem_mmap,
+	.fallocate	= vswap_shmem_fallocate,
+	.release	= vswap_shmem_release,
+	.llseek		= noop_llseek,
+};
+
+/* Nobody opens the inode of shmem in another way, e.g. by map_files in /proc. */
+static int vswap_shmem_open(struct inode *inode, struct file *file)
+{
+	return -ENXIO;
+}
+
+static const struct file_operations vswap_shmem_inode_fops = {
+	.open		= vswap_shmem_open,
+};
+
+/*
+ * Keep reclaim from leaving shadow entries where it dropped an alias, as shmem
+ * would take them for swap entries.  Nothing else asks whether a mapping of
+ * shmem is exiting.
+ */
+static void vswap_suppress_shadows(struct address_space *mapping)
+{
+	mapping_set_exiting(mapping);
+}
+
+/* Make the inode a RAM file of no size. */
+int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
+{
+	struct vswap_ram *ram;
+	struct file *shmem;
+	unsigned int i;
+
+	ram = kvzalloc(sizeof(*ram), GFP_KERNEL_ACCOUNT);
+	if (!ram)
+		return -ENOMEM;
+
+	shmem = shmem_file_setup_with_mnt(mnt->shmem, "kvm_vswap", 0,
+					  VM_NORESERVE);
+	if (IS_ERR(shmem)) {
+		kvfree(ram);
+		return PTR_ERR(shmem);
+	}
+	ram->shmem = shmem;
+	ram->mapping = shmem->f_mapping;
+	ram->mnt = mnt;
+	ram->creator = task_tgid_nr(current);
+	xa_init_flags(&ram->chunks, XA_FLAGS_ACCOUNT);
+	for (i = 0; i < VSWAP_LOCKS; i++)
+		mutex_init(&ram->locks[i]);
+	kref_get(&mnt->kref);
+	mutex_lock(&mnt->lock);
+	list_add_tail(&ram->list, &mnt->rams);
+	mutex_unlock(&mnt->lock);
+
+	vswap_suppress_shadows(ram->mapping);
+	ram->mapping->i_private_data = ram;
+	WRITE_ONCE(shmem_fops, shmem->f_op);
+	/* What the user may do was decided when our file was opened. */
+	file_inode(shmem)->i_flags |= S_PRIVATE;
+	file_inode(shmem)->i_fop = &vswap_shmem_inode_fops;
+	replace_fops(shmem, fops_get(&vswap_shmem_file_operations));
+
+	VSWAP_I(inode)->ram = ram;
+	inode->i_op = &vswap_ram_inode_operations;
+	inode->i_fop = &vswap_ram_file_operations;
+	return 0;
+}
+
+void vswap_ram_evict_inode(struct inode *inode)
+{
+	fput(VSWAP_I(inode)->ram->shmem);
+}
+
+/* The RAM file */
+
+static int vswap_init_vm_ops(struct vswap_ram *ram, struct vm_area_struct *vma)
+{
+	int ret;
+
+	guard(mutex)(&vswap_vm_ops_lock);
+
+	ret = shmem_fops->mmap(ram->shmem, vma);
+	if (ret || shmem_vm_ops)
+		return ret;
+	vswap_vm_ops = *vma->vm_ops;
+	vswap_vm_ops.fault = vswap_ram_fault;
+	vswap_vm_ops.map_pages = vswap_ram_map_pages;
+	vswap_vm_ops.page_mkwrite = vswap_ram_page_mkwrite;
+	shmem_vm_ops = vma->vm_ops;
+	return 0;
+}
+
+/*
+ * With huge pages a folio that shmem allocates would cover aliases next to it
+ * that were dropped.  They can only be forced on this mount, for debugging, and
+ * nobody asks for them in the name of a mapping that must not be expanded.
+ */
+static bool vswap_huge_pages_forced(struct vswap_ram *ram)
+{
+	struct kstat stat;
+
+	return vfs_getattr_nosec(&ram->shmem->f_path, &stat, STATX_BASIC_STATS,
+				 AT_STATX_SYNC_AS_STAT) ||
+	       stat.blksize > PAGE_SIZE;
+}
+
+static int vswap_ram_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct vswap_ram *ram = VSWAP_I(file_inode(file))->ram;
+	int ret;
+
+	/* Private copies of pages could not be told from pages. */
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (vswap_huge_pages_forced(ram)) {
+		pr_warn_once("vswap: shmem_enabled must not be \"force\"\n");
+		return -EOPNOTSUPP;
+	}
+
+	vma_set_file(vma, ram->shmem);
+	ret = vswap_init_vm_ops(ram, vma);
+	if (ret)
+		return ret;
+	vma->vm_ops = &vswap_vm_ops;
+	vm_flags_set(vma, VM_DONTEXPAND | VM_NOHUGEPAGE);
+	file_accessed(file);
+	return 0;
+}
+
+static long vswap_ram_fallocate(struct file *file, int mode, loff_t offset,
+				loff_t len)
+{
+	struct vswap_ram *ram = VSWAP_I(file_inode(file))->ram;
+
+	return vfs_fallocate(ram->shmem, mode, offset, len);
+}
+
+static int vswap_ram_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
+			     struct iattr *attr)
+{
+	struct inode *inode = d_inode(dentry);
+	struct vswap_ram *ram = VSWAP_I(inode)->ram;
+	loff_t old = i_size_read(inode);
+	int ret;
+
+	ret = setattr_prepare(idmap, dentry, attr);
+	if (ret)
+		return ret;
+
+	if (attr->ia_valid & ATTR_SIZE) {
+		loff_t first = round_up(attr->ia_size, PAGE_SIZE);
+
+		/* shmem would zero what is left of the last page in place. */
+		if (!PAGE_ALIGNED(attr->ia_size) && attr->ia_size < old)
+			return -EINVAL;
+		ret = vfs_truncate(&ram->shmem->f_path, attr->ia_size);
+		if (ret)
+			return ret;
+		i_size_write(inode, attr->ia_size);
+		if (first < old)
+			vswap_punch(ram,
+				    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    first, round_up(old, PAGE_SIZE) - first);
+	}
+	setattr_copy(idmap, inode, attr);
+	mark_inode_dirty(inode);
+	return 0;
+}
+
+static int vswap_ram_getattr(struct mnt_idmap *idmap, const struct path *path,
+			     struct kstat *stat, u32 request_mask,
+			     unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+
+	generic_fillattr(idmap, request_mask, inode, stat);
+	stat->blocks = file_inode(VSWAP_I(inode)->ram->shmem)->i_blocks;
+	return 0;
+}
+
+const struct inode_operations vswap_ram_inode_operations = {
+	.setattr	= vswap_ram_setattr,
+	.getattr	= vswap_ram_getattr,
+};
+
+const struct file_operations vswap_ram_file_operations = {
+	.owner		= THIS_MODULE,
+	.mmap		= vswap_ram_mmap,
+	.fallocate	= vswap_ram_fallocate,
+	.unlocked_ioctl	= vswap_ram_ioctl,
+	.compat_ioctl	= compat_ptr_ioctl,
+	.fsync		= noop_fsync,
+	.llseek		= generic_file_llseek,
+};
