@@ -21,12 +21,14 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/backing-file.h>
+#include <linux/cgroup.h>
 #include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/filelock.h>
 #include <linux/mount.h>
+#include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/psi.h>
 #include <linux/sched/mm.h>
@@ -34,6 +36,7 @@
 #include <linux/slab.h>
 #include <linux/splice.h>
 #include <linux/uio.h>
+#include <linux/workqueue.h>
 
 #include "internal.h"
 #include "trace.h"
@@ -533,7 +536,7 @@ static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
 	return ret;
 }
 
-static ssize_t vswap_image_read_iter(struct kiocb *iocb, struct iov_iter *to)
+static ssize_t vswap_read_now(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct file *lower = iocb->ki_filp->private_data;
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -541,8 +544,6 @@ static ssize_t vswap_image_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	struct vswap_io *io;
 	size_t size;
 
-	if (iocb->ki_flags & IOCB_NOWAIT)
-		return -EAGAIN;
 	io = kvzalloc(sizeof(*io), GFP_KERNEL);
 	if (!io)
 		return -ENOMEM;
@@ -680,8 +681,7 @@ static void vswap_copy_size(struct inode *inode, struct file *lower)
 	i_size_write(inode, i_size_read(lower->f_mapping->host));
 }
 
-static ssize_t vswap_image_write_iter(struct kiocb *iocb,
-				      struct iov_iter *from)
+static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct file *lower = iocb->ki_filp->private_data;
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -689,10 +689,6 @@ static ssize_t vswap_image_write_iter(struct kiocb *iocb,
 	struct vswap_io *io;
 	size_t size;
 
-	if (iocb->ki_flags & IOCB_NOWAIT)
-		return -EAGAIN;
-	if (!iov_iter_count(from))
-		return 0;
 	io = kvzalloc(sizeof(*io), GFP_KERNEL);
 	if (!io)
 		return -ENOMEM;
@@ -735,6 +731,124 @@ static ssize_t vswap_image_write_iter(struct kiocb *iocb,
 	return done ?: ret;
 }
 
+/*
+ * Asynchronous requests, of Linux AIO and io_uring, are done by a worker on
+ * behalf of who submits them: in its address space, which its cgroup pays for,
+ * and with its weight for I/O.
+ */
+struct vswap_request {
+	struct work_struct work;
+	struct kiocb *iocb;
+	struct iov_iter iter;
+	const void *iov;
+	struct mm_struct *mm;
+	struct cgroup_subsys_state *blkcg;
+};
+
+static struct workqueue_struct *vswap_wq;
+
+static void vswap_request_work(struct work_struct *work)
+{
+	struct vswap_request *request = container_of(work, struct vswap_request,
+						     work);
+	struct kiocb *iocb = request->iocb;
+	ssize_t ret;
+
+	if (request->mm)
+		kthread_use_mm(request->mm);
+	kthread_associate_blkcg(request->blkcg);
+	if (iov_iter_rw(&request->iter) == READ)
+		ret = vswap_read_now(iocb, &request->iter);
+	else
+		ret = vswap_write_now(iocb, &request->iter);
+	kthread_associate_blkcg(NULL);
+	if (request->mm)
+		kthread_unuse_mm(request->mm);
+
+	/* The file can be gone when it is complete. */
+	iocb->ki_complete(iocb, ret);
+	if (request->blkcg)
+		css_put(request->blkcg);
+	if (request->mm)
+		mmput(request->mm);
+	kfree(request->iov);
+	kfree(request);
+}
+
+static struct cgroup_subsys_state *vswap_get_blkcg(void)
+{
+	struct cgroup_subsys_state *css = NULL;
+
+#ifdef CONFIG_BLK_CGROUP
+	rcu_read_lock();
+	css = task_css(current, io_cgrp_id);
+	if (!css_tryget_online(css))
+		css = NULL;
+	rcu_read_unlock();
+#endif
+	return css;
+}
+
+static ssize_t vswap_queue_request(struct kiocb *iocb, struct iov_iter *iter)
+{
+	bool nowait = iocb->ki_flags & IOCB_NOWAIT;
+	gfp_t gfp = nowait ? GFP_NOWAIT : GFP_KERNEL;
+	struct vswap_request *request;
+
+	request = kzalloc(sizeof(*request), gfp);
+	if (!request)
+		return nowait ? -EAGAIN : -ENOMEM;
+	/* What the caller has of it is gone when this returns. */
+	request->iov = dup_iter(&request->iter, iter, gfp);
+	if (!request->iov && !iter_is_ubuf(iter)) {
+		kfree(request);
+		return nowait ? -EAGAIN : -ENOMEM;
+	}
+	INIT_WORK(&request->work, vswap_request_work);
+	request->iocb = iocb;
+	if (user_backed_iter(iter)) {
+		request->mm = current->mm;
+		mmget(request->mm);
+	}
+	request->blkcg = vswap_get_blkcg();
+	/* The worker can wait. */
+	iocb->ki_flags &= ~IOCB_NOWAIT;
+	queue_work(vswap_wq, &request->work);
+	return -EIOCBQUEUED;
+}
+
+static ssize_t vswap_image_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	if (!is_sync_kiocb(iocb))
+		return vswap_queue_request(iocb, to);
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+	return vswap_read_now(iocb, to);
+}
+
+static ssize_t vswap_image_write_iter(struct kiocb *iocb,
+				      struct iov_iter *from)
+{
+	if (!iov_iter_count(from))
+		return 0;
+	if (!is_sync_kiocb(iocb))
+		return vswap_queue_request(iocb, from);
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+	return vswap_write_now(iocb, from);
+}
+
+int __init vswap_image_init(void)
+{
+	vswap_wq = alloc_workqueue("kvm_vswap", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	return vswap_wq ? 0 : -ENOMEM;
+}
+
+void vswap_image_exit(void)
+{
+	destroy_workqueue(vswap_wq);
+}
+
 /* Other file operations */
 
 static int vswap_image_open(struct inode *inode, struct file *file)
@@ -762,6 +876,7 @@ static int vswap_image_open(struct inode *inode, struct file *file)
 
 	file->private_data = lower;
 	file->f_mode |= lower->f_mode & FMODE_CAN_ODIRECT;
+	file->f_mode |= FMODE_NOWAIT;
 	vswap_copy_size(inode, lower);
 	return 0;
 }
@@ -782,13 +897,19 @@ static int vswap_image_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* The owner stays who it is, so others on the lower file conflict with it. */
 static int vswap_image_lock(struct file *file, int cmd, struct file_lock *fl)
 {
 	struct file *lower = file->private_data;
+	int ret;
 
+	fl->c.flc_file = lower;
 	if (IS_GETLK(cmd))
-		return vfs_test_lock(lower, fl);
-	return vfs_lock_file(lower, cmd, fl, NULL);
+		ret = vfs_test_lock(lower, fl);
+	else
+		ret = vfs_lock_file(lower, cmd, fl, NULL);
+	fl->c.flc_file = file;
+	return ret;
 }
 
 static loff_t vswap_image_llseek(struct file *file, loff_t offset, int whence)

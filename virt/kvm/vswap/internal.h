@@ -266,6 +266,8 @@ long vswap_ram_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 /* image.c */
 extern const struct inode_operations vswap_image_inode_operations;
 extern const struct file_operations vswap_image_file_operations;
+int vswap_image_init(void);
+void vswap_image_exit(void);
 void vswap_image_put(struct vswap_image *image);
 struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
 				    const struct path *lower);

@@ -692,11 +692,19 @@ void __init kvm_vswap_init(void)
 					      sizeof(struct vswap_inode), 0,
 					      SLAB_RECLAIM_ACCOUNT |
 					      SLAB_ACCOUNT, vswap_init_once);
-	if (vswap_inode_cache && !register_filesystem(&vswap_fs_type)) {
+	if (!vswap_inode_cache)
+		goto disable;
+	if (vswap_image_init())
+		goto destroy;
+	if (!register_filesystem(&vswap_fs_type)) {
 		pr_info("VSwapper enabled\n");
 		return;
 	}
+
+	vswap_image_exit();
+destroy:
 	kmem_cache_destroy(vswap_inode_cache);
+disable:
 	vswap_enabled = false;
 	pr_warn("VSwapper disabled: the file system cannot be registered\n");
 }
@@ -706,6 +714,7 @@ void kvm_vswap_exit(void)
 	if (!vswap_enabled)
 		return;
 	unregister_filesystem(&vswap_fs_type);
+	vswap_image_exit();
 	/* Inodes are freed after a grace period. */
 	rcu_barrier();
 	kmem_cache_destroy(vswap_inode_cache);

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests short of memory, for the benchmarks swap-*.
+
+A guest believes to have more memory than its VM really has: the cgroup
+memory.max of QEMU is the latter plus QEMU_MIB, which QEMU itself needs here.
+Image and swap are disks of their own, each slowed by dm-delay once all is set
+up.  The image is a file of an ext4 on the former.
+
+  stock    the host swaps, knowing nothing of the guest
+  mapper   the Mapper of VSwapper alone
+  vswap    VSwapper
+  balloon  the guest was told, and gave the memory up beforehand
+  zram     as stock, but swap is compressed memory
+  ample    enough real memory; ample-vswap: with VSwapper
+
+Before, the guest touches all memory that it believes to have, as a guest that
+has been up for a while did, and drops its caches.  Not with zeroes: the host
+frees zero-filled pages of huge pages instead of swapping them.
+"""
+
+import os
+import shutil
+
+import rig
+
+QEMU_MIB = 48
+DELAY_MS = 2
+
+# Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
+CONFIGS = {
+    "stock": ("distro", "", False),
+    "mapper": ("vswap", "vswap=1", True),
+    "vswap": ("vswap", "vswap=1", True),
+    "balloon": ("distro", "", False),
+    "zram": ("distro", "", False),
+    "ample": ("distro", "", False),
+    "ample-vswap": ("vswap", "vswap=1", True),
+}
+
+SETUP = """
+set -e
+modprobe dm-delay
+table()
+{
+	echo "0 $(blockdev --getsz $(disk $1)) delay $(disk $1) 0 $2"
+}
+for d in image swap; do
+	dmsetup create $d --table "$(table $d 0)"
+	dmsetup mknodes $d
+done
+mkfs.ext4 -q -b 4096 /dev/mapper/image
+mkdir -p /run/mnt /run/vswap
+mount /dev/mapper/image /run/mnt
+for ((g = 0; g < guests; g++)); do
+	cp --sparse=always "$RIG_SHARE/image" /run/mnt/g$g.raw
+done
+rm "$RIG_SHARE/image"
+sync
+echo 3 >/proc/sys/vm/drop_caches
+if [[ $config == zram ]]; then
+	modprobe zram
+	echo $((swap_mib << 20)) >/sys/block/zram0/disksize
+	mkswap -q /dev/zram0
+	swapon /dev/zram0
+else
+	mkswap -q /dev/mapper/swap
+	swapon /dev/mapper/swap
+fi
+for d in image swap; do
+	dmsetup suspend $d
+	dmsetup load $d --table "$(table $d $delay)"
+	dmsetup resume $d
+done
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+load_kvm $options
+[[ $vswap == 0 ]] || mount -t kvm_vswap -o lower=/run/mnt none /run/vswap
+set +e
+"""
+
+# Memory is charged to the cgroup that a process is in when it touches it.
+START = """
+set -e
+vm=/sys/fs/cgroup/g$g
+mkdir -p $vm
+echo $BASHPID >$vm/cgroup.procs
+dir=/run/mnt
+memory=() machine=()
+if [[ $vswap == 1 ]]; then
+	dir=/run/vswap
+	memory=(-object "memory-backend-file,id=m,size=${guest_mib}M,mem-path=/run/vswap/ram$g,share=on")
+	machine=(-M memory-backend=m)
+fi
+l2_start g$g -m $guest_mib -c $cpus "${machine[@]}" -- "${memory[@]}" \
+	-drive if=none,id=d,file=$dir/g$g.raw,format=raw,cache=none,aio=threads \
+	-device virtio-blk-pci,drive=d -device virtio-balloon-pci
+echo $BASHPID >/sys/fs/cgroup/cgroup.procs
+l2_wait g$g 400
+l2_run g$g 'mkdir -p /mnt && mount -t ext4 -o noatime /dev/vda /mnt &&
+	  mount -t tmpfs -o size='$guest_mib'm t /tmp &&
+	  yes "not a page of zeroes" | head -c '$((guest_mib - 150))'m >/tmp/fill &&
+	  rm /tmp/fill && umount /tmp && echo 3 >/proc/sys/vm/drop_caches'
+"""
+
+# What is above the limit goes to swap first: lowering memory.max at once kills
+# when a slow disk cannot take it as fast.
+LIMIT = """
+cd /sys/fs/cgroup/g$g
+limit=$((limit_mib << 20))
+for i in {1..600}; do
+	(( $(<memory.current) > limit )) || break
+	echo 8M >memory.reclaim 2>/dev/null
+done
+echo $limit >memory.max
+echo "memory $(<memory.current) swapped $(<memory.swap.current)"
+"""
+
+
+def build_image(out, file_mib, extra_mib=64):
+    """A guest's disk: random data, text that can be compressed, memhog."""
+    root = rig.BUILD / "rig/swap-image"
+    root.mkdir(parents=True, exist_ok=True)
+    rig.sh("gcc", "-O2", "-static", "-o", str(root / "memhog"),
+           str(rig.TOP / "bench/memhog.c"))
+    data = root / "data"
+    if not data.exists() or data.stat().st_size != file_mib << 20:
+        with open(data, "wb") as f:
+            for _ in range(file_mib):
+                f.write(os.urandom(1 << 20))
+    rig.sh("truncate", "-s", f"{file_mib + extra_mib}M", str(out))
+    rig.sh("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal",
+           "-d", str(root), str(out))
+
+
+class Host:
+    """An L1 in one configuration, and its guests; a context manager."""
+
+    def __init__(self, bench, config, *, guest_mib, real_mib, file_mib,
+                 extra_mib=64, guests=1, cpus=1, swap_mib=1024, memory=4096):
+        modules, options, vswap = CONFIGS[config]
+        self.config = config
+        self.guests = guests
+        self.real_mib = real_mib
+        self.guest_mib = guest_mib
+        self.file_mib = file_mib
+        self.extra_mib = extra_mib
+        self.variables = {
+            "config": config, "options": f"'{options}'",
+            "vswap": int(vswap), "guests": guests, "cpus": cpus,
+            "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": DELAY_MS,
+            "limit_mib": real_mib + QEMU_MIB,
+        }
+        self.l1 = rig.L1(f"bench.{bench}.{config}", modules=modules,
+                         memory=memory, disks={
+                             "image": guests * (file_mib + extra_mib) + 128,
+                             "swap": swap_mib})
+
+    def script(self, text, timeout=400, **more):
+        values = {**self.variables, **more}
+        head = "".join(f"{k}={v}\n" for k, v in values.items())
+        return self.l1.script(head + text, timeout=timeout)
+
+    def __enter__(self):
+        self.l1.__enter__()
+        try:
+            self._set_up()
+        except BaseException as e:
+            self.l1.__exit__(type(e), e, None)
+            raise
+        return self
+
+    def __exit__(self, *args):
+        return self.l1.__exit__(*args)
+
+    def _set_up(self):
+        rig.note(self.config, "starting")
+        build_image(self.l1.share / "image", self.file_mib, self.extra_mib)
+        self.script(SETUP)
+        for g in range(self.guests):
+            self.script(START, timeout=600, g=g)
+        if self.config == "balloon":
+            # What a guest is left with is what the others' VMs really have.
+            for g in range(self.guests):
+                self.script(f"""qmp g{g} '{{"execute": "balloon", "arguments":
+                    {{"value": {self.real_mib << 20}}}}}'""")
+            self.l1.run("sleep 15")
+        if not self.config.startswith("ample"):
+            for g in range(self.guests):
+                out = self.script(LIMIT, timeout=600, g=g).out
+                rig.note(self.config, f"g{g} {out.strip()}")
+        self.devices = self.script(
+            "for d in image swap; do basename $(disk $d); done").out.split()
+
+    def guest(self, command, g=0, timeout=1800):
+        """Run a command in a guest; its output."""
+        return self.script(f"L2_TIMEOUT={timeout} l2_run g{g} "
+                           f"{rig.shlex.quote(command)}",
+                           timeout=timeout + 30).out
+
+    def counted(self, function):
+        """What function returns, and counters of the time that it took."""
+        scanned = """awk '$1 == "pgscan" { n += $2 } END { print n }' \
+/sys/fs/cgroup/g*/memory.stat"""
+        before = int(self.l1.run(scanned).out)
+        self.l1.script("count_start region")
+        result = function()
+        self.l1.script("count_stop region")
+        counts = {}
+        for line in (self.l1.share / "region.counts").read_text().splitlines():
+            k, _, v = line.rpartition(" ")
+            counts[k] = float(v)
+        image, swap = self.devices
+
+        def disk(dev, what):
+            return int(counts.get(f"disk.{dev}.{what}", 0))
+        return result, {
+            "swap_sectors_written": disk(swap, "write_sectors"),
+            "swap_sectors_read": disk(swap, "read_sectors"),
+            "image_sectors_read": disk(image, "read_sectors"),
+            "image_sectors_written": disk(image, "write_sectors"),
+            "disk_ops": sum(disk(d, w) for d in (image, swap)
+                            for w in ("reads", "writes")),
+            "host_faults": int(counts.get("vmstat.pgmajfault", 0)),
+            "exits": int(counts.get("kvm.exits", 0)),
+            "pages_scanned": int(self.l1.run(scanned).out) - before,
+        }
+
+    def stop(self):
+        """All can be given back; a limit may keep QEMU from ending soon."""
+        self.script("""
+for ((g = 0; g < guests; g++)); do
+	echo max >/sys/fs/cgroup/g$g/memory.max
+	l2_stop g$g
+done
+mountpoint -q /run/vswap && { umount /run/vswap || fail "umount"; }
+umount /run/mnt || fail "umount of the lower file system"
+swapoff -a
+dmsetup remove_all
+""")
+
+
+def by_metric(rows):
+    """Rows of several configurations, a metric after the other."""
+    order = {}
+    for row in rows:
+        order.setdefault(row[1], []).append(row)
+    return [r for metric in order for r in order[metric]]
