@@ -785,10 +785,16 @@ static int vswap_image_release(struct inode *inode, struct file *file)
 static int vswap_image_lock(struct file *file, int cmd, struct file_lock *fl)
 {
 	struct file *lower = file->private_data;
+	int ret;
 
+	/* The lock is of the lower file, as its inode is; the owner stays. */
+	fl->c.flc_file = lower;
 	if (IS_GETLK(cmd))
-		return vfs_test_lock(lower, fl);
-	return vfs_lock_file(lower, cmd, fl, NULL);
+		ret = vfs_test_lock(lower, fl);
+	else
+		ret = vfs_lock_file(lower, cmd, fl, NULL);
+	fl->c.flc_file = file;
+	return ret;
 }
 
 static loff_t vswap_image_llseek(struct file *file, loff_t offset, int whence)
