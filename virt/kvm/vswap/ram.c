@@ -66,6 +66,14 @@ static bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index)
 	return xa_is_value(xa_load(&ram->mapping->i_pages, index));
 }
 
+/* There is nothing beyond the end of a file, also where it is mapped. */
+static bool vswap_is_beyond_end(struct vswap_ram *ram, pgoff_t index)
+{
+	loff_t size = i_size_read(ram->mapping->host);
+
+	return index >= DIV_ROUND_UP_ULL(size, PAGE_SIZE);
+}
+
 /* Drop what shmem has of a locked page, or the folio of an alias, unread. */
 static void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
 {
@@ -189,6 +197,9 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 	int ret;
 
 	guard(mutex)(vswap_page_lock(ram, index));
+
+	if (vswap_is_beyond_end(ram, index))
+		return -EFAULT;
 
 	old = filemap_get_folio(ram->mapping, index);
 	if (IS_ERR(old)) {
@@ -603,6 +614,11 @@ again:
 		mutex_unlock(lock);
 		return ret | major;
 	}
+	/* Truncation is about to take it away. */
+	if (vswap_is_beyond_end(ram, vmf->pgoff)) {
+		mutex_unlock(lock);
+		return VM_FAULT_SIGBUS;
+	}
 
 	folio = filemap_get_folio(ram->mapping, vmf->pgoff);
 	if (!IS_ERR(folio)) {
@@ -926,19 +942,22 @@ static int vswap_ram_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 		return ret;
 
 	if (attr->ia_valid & ATTR_SIZE) {
-		loff_t first = round_up(attr->ia_size, PAGE_SIZE);
+		const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+		loff_t first = round_up(old, PAGE_SIZE);
+		loff_t last = round_up(attr->ia_size, PAGE_SIZE);
 
 		/* shmem would zero what is left of the last page in place. */
 		if (!PAGE_ALIGNED(attr->ia_size) && attr->ia_size < old)
 			return -EINVAL;
+		/* What became an alias there while the file was truncated. */
+		if (first < last)
+			vswap_punch(ram, mode, first, last - first);
 		ret = vfs_truncate(&ram->shmem->f_path, attr->ia_size);
 		if (ret)
 			return ret;
 		i_size_write(inode, attr->ia_size);
-		if (first < old)
-			vswap_punch(ram,
-				    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				    first, round_up(old, PAGE_SIZE) - first);
+		if (last < first)
+			vswap_punch(ram, mode, last, first - last);
 	}
 	setattr_copy(idmap, inode, attr);
 	mark_inode_dirty(inode);
