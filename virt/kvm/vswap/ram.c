@@ -192,7 +192,7 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 			struct folio *folio, struct vswap_image *image,
 			u64 block, u32 seq)
 {
-	bool swapped = false;
+	bool absent = false;
 	struct folio *old;
 	int ret;
 
@@ -203,7 +203,8 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 
 	old = filemap_get_folio(ram->mapping, index);
 	if (IS_ERR(old)) {
-		swapped = vswap_is_swapped(ram, index);
+		absent = vswap_is_swapped(ram, index) ||
+			 vswap_entry_is_alias(vswap_get_entry(ram, index));
 	} else {
 		/* Pages are not pinned any more when they are not mapped. */
 		if (folio_mapped(old))
@@ -241,7 +242,7 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 				 VSWAP_SKIPPED_CONFLICT);
 		ret = vswap_fill_page(ram, index, folio);
 	}
-	if (swapped)
+	if (absent)
 		vswap_count(ram, VSWAP_STALE_READS_AVOIDED);
 	return ret;
 }
