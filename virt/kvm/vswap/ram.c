@@ -904,8 +904,11 @@ static int vswap_ram_mmap(struct file *file, struct vm_area_struct *vma)
 	struct vswap_ram *ram = VSWAP_I(file_inode(file))->ram;
 	int ret;
 
-	/* Private copies of pages could not be told from pages. */
-	if (!(vma->vm_flags & VM_SHARED))
+	/*
+	 * Private copies of pages could not be told from pages.  VM_SHARED is
+	 * only set if the mapping could be written.
+	 */
+	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vswap_huge_pages_forced(ram)) {
 		pr_warn_once("vswap: shmem_enabled must not be \"force\"\n");
