@@ -240,13 +240,14 @@ static size_t vswap_segment(const struct iov_iter *iter, unsigned long *addr)
 
 /*
  * The pages of RAM files that the begin of a request covers: blocks of the
- * image, in memory of pages.  The files are held until vswap_put_files().
- * Returns how many pages, at most @max.
+ * image, in memory of pages that the caller may access in this way.  The files
+ * are held until vswap_put_files().  Returns how many pages, at most @max.
  */
 static unsigned int vswap_find_pages(struct vswap_io *io,
 				     const struct iov_iter *from, loff_t pos,
 				     unsigned int max)
 {
+	vm_flags_t access = iov_iter_rw(from) == ITER_DEST ? VM_WRITE : VM_READ;
 	struct mm_struct *mm = current->mm;
 	struct iov_iter iter = *from;
 	struct vm_area_struct *vma;
@@ -265,7 +266,7 @@ static unsigned int vswap_find_pages(struct vswap_io *io,
 			break;
 		vma = vma_lookup(mm, addr);
 		ram = vma ? vswap_vma_to_ram(vma) : NULL;
-		if (!ram)
+		if (!ram || !(vma->vm_flags & access))
 			break;
 		if (!io->nr_files || io->files[io->nr_files - 1] != ram->shmem) {
 			if (io->nr_files == ARRAY_SIZE(io->files))

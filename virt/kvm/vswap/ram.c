@@ -66,6 +66,14 @@ static bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index)
 	return xa_is_value(xa_load(&ram->mapping->i_pages, index));
 }
 
+/* There is nothing beyond the end of a file, also where it is mapped. */
+static bool vswap_is_beyond_end(struct vswap_ram *ram, pgoff_t index)
+{
+	loff_t size = i_size_read(ram->mapping->host);
+
+	return index >= DIV_ROUND_UP_ULL(size, PAGE_SIZE);
+}
+
 /* Drop what shmem has of a locked page, or the folio of an alias, unread. */
 static void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
 {
@@ -184,15 +192,19 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 			struct folio *folio, struct vswap_image *image,
 			u64 block, u32 seq)
 {
-	bool swapped = false;
+	bool absent = false;
 	struct folio *old;
 	int ret;
 
 	guard(mutex)(vswap_page_lock(ram, index));
 
+	if (vswap_is_beyond_end(ram, index))
+		return -EFAULT;
+
 	old = filemap_get_folio(ram->mapping, index);
 	if (IS_ERR(old)) {
-		swapped = vswap_is_swapped(ram, index);
+		absent = vswap_is_swapped(ram, index) ||
+			 vswap_entry_is_alias(vswap_get_entry(ram, index));
 	} else {
 		/* Pages are not pinned any more when they are not mapped. */
 		if (folio_mapped(old))
@@ -230,7 +242,7 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 				 VSWAP_SKIPPED_CONFLICT);
 		ret = vswap_fill_page(ram, index, folio);
 	}
-	if (swapped)
+	if (absent)
 		vswap_count(ram, VSWAP_STALE_READS_AVOIDED);
 	return ret;
 }
@@ -603,6 +615,11 @@ again:
 		mutex_unlock(lock);
 		return ret | major;
 	}
+	/* Truncation is about to take it away. */
+	if (vswap_is_beyond_end(ram, vmf->pgoff)) {
+		mutex_unlock(lock);
+		return VM_FAULT_SIGBUS;
+	}
 
 	folio = filemap_get_folio(ram->mapping, vmf->pgoff);
 	if (!IS_ERR(folio)) {
@@ -887,8 +904,11 @@ static int vswap_ram_mmap(struct file *file, struct vm_area_struct *vma)
 	struct vswap_ram *ram = VSWAP_I(file_inode(file))->ram;
 	int ret;
 
-	/* Private copies of pages could not be told from pages. */
-	if (!(vma->vm_flags & VM_SHARED))
+	/*
+	 * Private copies of pages could not be told from pages.  VM_SHARED is
+	 * only set if the mapping could be written.
+	 */
+	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vswap_huge_pages_forced(ram)) {
 		pr_warn_once("vswap: shmem_enabled must not be \"force\"\n");
@@ -926,19 +946,22 @@ static int vswap_ram_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 		return ret;
 
 	if (attr->ia_valid & ATTR_SIZE) {
-		loff_t first = round_up(attr->ia_size, PAGE_SIZE);
+		const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+		loff_t first = round_up(old, PAGE_SIZE);
+		loff_t last = round_up(attr->ia_size, PAGE_SIZE);
 
 		/* shmem would zero what is left of the last page in place. */
 		if (!PAGE_ALIGNED(attr->ia_size) && attr->ia_size < old)
 			return -EINVAL;
+		/* What became an alias there while the file was truncated. */
+		if (first < last)
+			vswap_punch(ram, mode, first, last - first);
 		ret = vfs_truncate(&ram->shmem->f_path, attr->ia_size);
 		if (ret)
 			return ret;
 		i_size_write(inode, attr->ia_size);
-		if (first < old)
-			vswap_punch(ram,
-				    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				    first, round_up(old, PAGE_SIZE) - first);
+		if (last < first)
+			vswap_punch(ram, mode, last, first - last);
 	}
 	setattr_copy(idmap, inode, attr);
 	mark_inode_dirty(inode);

@@ -414,9 +414,19 @@ static const struct inode_operations vswap_dir_inode_operations = {
 
 /*
  * Directories list what the lower one has, "." and ".." included, and then RAM
- * files and directories of the mount's own.  Positions of the latter begin here.
+ * files and directories of the mount's own.  A lower file system gives positions
+ * as it likes, ext4 hashes of 63 bits, so that none is left to tell the latter
+ * by: an open directory knows what it has listed.  Positions of its own entries
+ * begin at VSWAP_DIR_OWN, then.
  */
-#define VSWAP_DIR_OWN	BIT_ULL(62)
+#define VSWAP_DIR_OWN	2
+
+struct vswap_dir {
+	/* NULL in a directory of the mount's own. */
+	struct file *lower;
+	/* All of lower is listed; protected by the file's f_pos_lock. */
+	bool listed;
+};
 
 struct vswap_dir_context {
 	struct dir_context ctx;
@@ -467,15 +477,15 @@ static int vswap_iterate(struct file *file, struct dir_context *ctx)
 		.ctx.actor = vswap_fill_dir,
 		.caller = ctx,
 	};
-	struct file *lower = file->private_data;
+	struct vswap_dir *dir = file->private_data;
+	struct file *lower = dir->lower;
 	struct dentry *child;
 	int ret;
 
-	if (ctx->pos < VSWAP_DIR_OWN && !lower) {
+	if (!dir->listed && !lower) {
 		if (!dir_emit_dots(file, ctx))
 			return 0;
-		ctx->pos = VSWAP_DIR_OWN;
-	} else if (ctx->pos < VSWAP_DIR_OWN) {
+	} else if (!dir->listed) {
 		if (lower->f_pos != ctx->pos)
 			vfs_llseek(lower, ctx->pos, SEEK_SET);
 		do {
@@ -487,6 +497,9 @@ static int vswap_iterate(struct file *file, struct dir_context *ctx)
 			if (lower->f_pos == pos)
 				break;
 		} while (1);
+	}
+	if (!dir->listed) {
+		dir->listed = true;
 		ctx->pos = VSWAP_DIR_OWN;
 	}
 
@@ -505,25 +518,45 @@ static int vswap_iterate(struct file *file, struct dir_context *ctx)
 	return 0;
 }
 
+/* To list again, from the begin. */
+static loff_t vswap_dir_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct vswap_dir *dir = file->private_data;
+	loff_t ret = default_llseek(file, offset, whence);
+
+	if (!ret)
+		dir->listed = false;
+	return ret;
+}
+
 static int vswap_dir_open(struct inode *inode, struct file *file)
 {
 	struct path *lower = &VSWAP_I(inode)->lower;
-	struct file *f;
+	struct vswap_dir *dir;
+	struct file *f = NULL;
 
-	if (!lower->dentry)
-		return 0;
-	f = dentry_open(lower, O_RDONLY | O_DIRECTORY | O_LARGEFILE,
-			current_cred());
-	if (IS_ERR(f))
+	dir = kzalloc(sizeof(*dir), GFP_KERNEL_ACCOUNT);
+	if (!dir)
+		return -ENOMEM;
+	if (lower->dentry)
+		f = dentry_open(lower, O_RDONLY | O_DIRECTORY | O_LARGEFILE,
+				current_cred());
+	if (IS_ERR(f)) {
+		kfree(dir);
 		return PTR_ERR(f);
-	file->private_data = f;
+	}
+	dir->lower = f;
+	file->private_data = dir;
 	return 0;
 }
 
 static int vswap_dir_release(struct inode *inode, struct file *file)
 {
-	if (file->private_data)
-		fput(file->private_data);
+	struct vswap_dir *dir = file->private_data;
+
+	if (dir->lower)
+		fput(dir->lower);
+	kfree(dir);
 	return 0;
 }
 
@@ -532,7 +565,7 @@ static const struct file_operations vswap_dir_file_operations = {
 	.open		= vswap_dir_open,
 	.release	= vswap_dir_release,
 	.iterate_shared	= vswap_iterate,
-	.llseek		= default_llseek,
+	.llseek		= vswap_dir_llseek,
 	.read		= generic_read_dir,
 	.fsync		= noop_fsync,
 };
