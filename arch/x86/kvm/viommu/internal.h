@@ -378,6 +378,8 @@ void viommu_hw_fault(void *owner, void *device, u64 iova, bool write);
 void viommu_record_hw_faults(struct kvm_viommu *v);
 
 /* tables.c */
+int viommu_read_guest(struct kvm_viommu *v, gpa_t gpa, u64 *entries,
+		      unsigned int nr);
 enum vtd_fault viommu_read_context(struct kvm_viommu *v, u16 sid,
 				   struct viommu_context *ctx);
 enum vtd_fault viommu_translate(struct kvm_viommu *v,
