@@ -364,6 +364,7 @@ void viommu_reset(struct kvm_viommu *v);
 void viommu_write(struct kvm_viommu *v, unsigned int offset, unsigned int len,
 		  u64 val);
 bool viommu_scan(struct kvm_viommu *v);
+bool viommu_scan_tail(struct kvm_viommu *v);
 bool viommu_can_be_direct(struct kvm_viommu *v);
 
 /* fault.c */
