@@ -323,17 +323,17 @@ static void shadow_free_leaf(struct viommu_shadow_domain *d,
 	unsigned long npages = shadow_leaf_pages(leaf);
 	struct viommu_shadow *vs = d->vs;
 
-	if (leaf->pages)
+	if (leaf->scattered)
 		unpin_user_pages_dirty_lock(leaf->pages, npages, dirty);
 	else
-		unpin_user_page_range_dirty_lock(pfn_to_page(leaf->pfn), npages,
-						 dirty);
+		unpin_user_page_range_dirty_lock(leaf->page, npages, dirty);
 	vs->pinned -= npages;
 	shadow_count(vs->counters.pinned, -(s64)npages);
 
 	if (!RB_EMPTY_NODE(&leaf->node))
 		rb_erase(&leaf->node, &d->leaves);
-	kfree(leaf->pages);
+	if (leaf->scattered)
+		kfree(leaf->pages);
 	kmem_cache_free(shadow_leaf_cache, leaf);
 }
 
@@ -659,9 +659,9 @@ static void shadow_clear_range(struct viommu_shadow_domain *d, u64 first, u64 la
 		shadow_clear(d->vs, &d->vs->queue[leaf->waiting - 1]);
 }
 
-/* Replace waiting leaves, which are cleared, by @new. */
-static void shadow_replace(struct viommu_shadow_domain *d,
-			   struct viommu_shadow_leaf *new)
+/* Take waiting leaves, which are cleared, out of the tree, where @new is to be. */
+static void shadow_make_room(struct viommu_shadow_domain *d,
+			     struct viommu_shadow_leaf *new)
 {
 	u64 last = shadow_leaf_last(new);
 	struct viommu_shadow_leaf *leaf;
@@ -676,7 +676,6 @@ static void shadow_replace(struct viommu_shadow_domain *d,
 		if (d->vs->teardown != VIOMMU_SHADOW_STRICT)
 			d->vs->stale = true;
 	}
-	shadow_insert(d, new);
 }
 
 /* Is there a leaf that waits, untouched, and is what is to be mapped? */
@@ -740,7 +739,6 @@ static int __shadow_map(struct viommu_shadow_domain *d, u64 iova, unsigned int o
 		pages = kmalloc_array(npages, sizeof(*pages), GFP_KERNEL_ACCOUNT);
 		if (!pages)
 			goto err_leaf;
-		leaf->pages = pages;
 	}
 
 	ret = shadow_pin(hva, npages, prot, pages);
@@ -749,29 +747,36 @@ static int __shadow_map(struct viommu_shadow_domain *d, u64 iova, unsigned int o
 
 	leaf->iova = iova;
 	leaf->cookie = cookie;
-	leaf->pfn = page_to_pfn(pages[0]);
 	leaf->order = order;
 	leaf->prot = prot;
 
-	shadow_clear_range(d, iova, last);
+	if (vs->nr_waiting)
+		shadow_clear_range(d, iova, last);
 	ret = shadow_map_pages(d, iova, prot, pages, npages);
 	if (ret)
 		goto err_pin;
 
 	vs->pinned += npages;
 	shadow_count(vs->counters.pinned, npages);
-	if (shadow_run(pages, npages) == npages) {
-		kfree(leaf->pages);
-		leaf->pages = NULL;
+	leaf->scattered = shadow_run(pages, npages) != npages;
+	if (leaf->scattered) {
+		leaf->pages = pages;
+	} else {
+		leaf->page = pages[0];
+		if (order)
+			kfree(pages);
 	}
-	shadow_replace(d, leaf);
+	if (vs->nr_waiting)
+		shadow_make_room(d, leaf);
+	shadow_insert(d, leaf);
 	return 0;
 
 err_pin:
 	/* Some may have been mapped for a moment. */
 	unpin_user_pages_dirty_lock(pages, npages, prot & VIOMMU_SHADOW_WRITE);
 err_pages:
-	kfree(leaf->pages);
+	if (order)
+		kfree(pages);
 err_leaf:
 	kmem_cache_free(shadow_leaf_cache, leaf);
 err_account:
@@ -852,6 +857,7 @@ found:
 	*copy = *leaf;
 	RB_CLEAR_NODE(&copy->node);
 	copy->pages = NULL;
+	copy->scattered = false;
 	return true;
 }
 
@@ -1540,8 +1546,8 @@ EXPORT_SYMBOL_GPL(viommu_shadow_api);
 
 static int __init viommu_shadow_init(void)
 {
-	/* There is one for each page that is mapped. */
-	BUILD_BUG_ON(sizeof(struct viommu_shadow_leaf) > 64);
+	/* There is one for each page that is mapped, and a pointer to a cgroup. */
+	BUILD_BUG_ON(sizeof(struct viommu_shadow_leaf) + sizeof(void *) > 64);
 	/* viommu_shadow_leaf.waiting */
 	BUILD_BUG_ON(SHADOW_QUEUE_SIZE > U16_MAX);
 

@@ -37,7 +37,8 @@ enum viommu_shadow_teardown {
 
 /*
  * A mapping.  Written by viommu-shadow.c only, read by the owner under
- * viommu_shadow_api.lock().  At most 64 bytes, there is one for each mapped page.
+ * viommu_shadow_api.lock().  There is one for each mapped page: with what the memory
+ * cgroup needs to account for it, it is to take 64 bytes at most.
  */
 struct viommu_shadow_leaf {
 	struct rb_node node;
@@ -45,15 +46,19 @@ struct viommu_shadow_leaf {
 	u64 iova;
 	/* The owner's, e.g. a gfn. */
 	u64 cookie;
-	/* The page that is mapped; if there are several, the first one. */
-	unsigned long pfn;
-	/* All of them, or NULL if they are contiguous. */
-	struct page **pages;
+	union {
+		/* The page that is mapped; if there are several, the first one. */
+		struct page *page;
+		/* If they are not contiguous, all of them. */
+		struct page **pages;
+	};
 	/* Number in the queue of those that wait to be unmapped, plus 1, or 0. */
 	u16 waiting;
 	u8 order;
 	/* VIOMMU_SHADOW_READ and _WRITE */
 	u8 prot;
+	/* @pages, not @page. */
+	bool scattered;
 };
 
 /* Counters that the owner provides; written under viommu_shadow_api.lock(). */

@@ -68,10 +68,10 @@ disk()
 	fail "no disk with the serial $1"
 }
 
-# bind_vfio NAME: give an assignable device to vfio-pci; prints its address
+# bind_vfio NAME|ADDRESS: give a device to vfio-pci; prints its address
 bind_vfio()
 {
-	local bdf=${DEVICE[$1]} dev=/sys/bus/pci/devices/${DEVICE[$1]}
+	local bdf=${DEVICE[$1]:-$1} dev=/sys/bus/pci/devices/${DEVICE[$1]:-$1}
 
 	modprobe vfio-pci
 	if [[ -e $dev/driver ]]; then
@@ -159,9 +159,40 @@ l2_wait()
 
 	until timeout $((5 * RIG_SLOW)) "$RIG_AGENT" run "/run/rig/$name.agent" true 2>/dev/null; do
 		l2_alive "$name" || fail "guest $name ended while booting: $(tail -n 3 "/run/rig/$name.console" "$RIG_SHARE/$name.qemu" 2>&1)"
-		(( SECONDS < end )) || fail "guest $name did not boot: $(tail -n 3 "/run/rig/$name.console")"
+		(( SECONDS < end )) || fail "guest $name did not boot in time, $(l2_autopsy "$name"); at the end: $(tail -n 1 "/run/rig/$name.console")"
 		sleep 0.5
 	done
+}
+
+# l2_autopsy NAME: what a guest that does not answer is doing.  Prints a line; details
+# are in $RIG_SHARE/NAME.autopsy.
+l2_autopsy()
+{
+	local name=$1 out=$RIG_SHARE/$1.autopsy pid task first second
+
+	pid=$(l2_pid "$name")
+	first=$(kvm_counters | awk '$1 == "kvm.exits" { print $2 }')
+	{
+		for _ in 1 2 3; do
+			sleep 1
+			echo "== vCPUs"
+			timeout 20 bash -c "$(declare -f qmp); qmp \"\$@\"" - "$name" '{"execute":
+				"human-monitor-command", "arguments":
+				{"command-line": "info registers -a"}}'
+		done
+		echo "== counters"
+		kvm_counters | sort
+		for task in "/proc/$pid/task/"*; do
+			echo "== $(<"$task/comm")"
+			cat "$task/stat" "$task/wchan" "$task/stack"
+		done
+		echo "== L1"
+		cat /proc/loadavg /proc/interrupts
+	} >"$out" 2>&1
+	second=$(kvm_counters | awk '$1 == "kvm.exits" { print $2 }')
+	echo "$((second - first)) exits in the last seconds," \
+		"$(grep -oE '\b[RE]IP=[0-9a-f]+|HLT=[01]' "$out" | sort | uniq -c |
+			awk '{ printf "%s%sx%d", n++ ? " " : "", $2, $1 }')"
 }
 
 l2_pid()
@@ -213,6 +244,9 @@ for command in ('{"execute": "qmp_capabilities"}', sys.argv[2]):
             sys.exit(str(reply["error"]))
         if "return" in reply:
             break
+# What a command of the human monitor says.
+if isinstance(reply["return"], str):
+    print(reply["return"])
 END
 }
 

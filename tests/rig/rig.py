@@ -450,20 +450,28 @@ class L1:
     expected  regular expressions of complaints that the test provokes
     guest_modules   test modules (tests/modules/NAME.c) that L1 finds as
               $RIG_MODULE_DIR/NAME.ko, and L2 as /lib/NAME.ko
+    edus      how many more edu devices there are, at the addresses in
+              more_edus; bind_vfio takes an address as well as a name
     """
 
     DEVICES = {"igb": "0000:00:06.0", "edu": "0000:00:07.0",
                "nvme": "0000:00:08.0"}
+    # Where nothing else is on the root bus.
+    EDU_SLOTS = range(0x10, 0x1f)
     BOOT_TIMEOUT = 240
 
     def __init__(self, name, *, modules="none", flavour=None, devices=(),
                  disks=None, append="", cpus=2, memory=4096, icount=False,
-                 expected=(), iommu="intel", guest_modules=()):
+                 expected=(), iommu="intel", guest_modules=(), edus=0):
         self.name = name
         self.modset = modules
         self.kernel = Kernel(flavour or os.environ.get("FLAVOUR", "release"))
         self.guest_kernel = Kernel()
         self.devices = list(devices)
+        self.more_edus = [f"0000:00:{slot:02x}.0"
+                          for slot in self.EDU_SLOTS[:edus]]
+        if len(self.more_edus) != edus:
+            raise RigError(f"no room for {edus} more edu devices")
         self.disks = dict(disks or {})
         self.append = append
         self.cpus = cpus
@@ -558,6 +566,9 @@ class L1:
                      "-device", f"igb,netdev=wire,addr=0x6,mac={WIRE_MAC}"]
         if "edu" in self.devices:
             args += ["-device", "edu,addr=0x7,dma_mask=0xffffffffffffffff"]
+        for bdf in self.more_edus:
+            args += ["-device", f"edu,addr=0x{bdf[8:10]},"
+                     "dma_mask=0xffffffffffffffff"]
         if "nvme" in self.devices:
             path = self._image("nvme", 256)
             args += ["-drive", f"if=none,id=nvme,format=raw,file={path}",

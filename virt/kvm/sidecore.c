@@ -48,6 +48,12 @@
 #define SIDECORE_MIN_BUDGET	8
 #define SIDECORE_TURN_NS	50000
 
+/*
+ * Rounds in vain before the CPU is told that this is a loop that waits.  That is
+ * for the sake of the other hyperthread, but the next request may be late by it.
+ */
+#define SIDECORE_RELAX_ROUNDS	16
+
 struct kvm_sidecore {
 	/* In kvm_sidecores; never changes once the sidecore runs. */
 	struct list_head node;
@@ -78,6 +84,8 @@ struct kvm_sidecore {
 	bool drop_mm;
 	/* Owned by the thread: the last round had an active client. */
 	bool polling;
+	/* ... and rounds in which there was nothing to do, since there was. */
+	unsigned int vain_rounds;
 };
 
 /* CPUs that sidecores run on; empty for none. */
@@ -222,7 +230,9 @@ static bool sidecore_round(struct kvm_sidecore *sc)
 	}
 	mutex_unlock(&sc->lock);
 
-	if (active && !done)
+	if (done)
+		sc->vain_rounds = 0;
+	else if (++sc->vain_rounds % SIDECORE_RELAX_ROUNDS == 0)
 		cpu_relax();
 	return active;
 }

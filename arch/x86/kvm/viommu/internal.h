@@ -364,6 +364,7 @@ void viommu_reset(struct kvm_viommu *v);
 void viommu_write(struct kvm_viommu *v, unsigned int offset, unsigned int len,
 		  u64 val);
 bool viommu_scan(struct kvm_viommu *v);
+bool viommu_scan_tail(struct kvm_viommu *v);
 bool viommu_can_be_direct(struct kvm_viommu *v);
 
 /* fault.c */
@@ -378,6 +379,8 @@ void viommu_hw_fault(void *owner, void *device, u64 iova, bool write);
 void viommu_record_hw_faults(struct kvm_viommu *v);
 
 /* tables.c */
+int viommu_read_guest(struct kvm_viommu *v, gpa_t gpa, u64 *entries,
+		      unsigned int nr);
 enum vtd_fault viommu_read_context(struct kvm_viommu *v, u16 sid,
 				   struct viommu_context *ctx);
 enum vtd_fault viommu_translate(struct kvm_viommu *v,

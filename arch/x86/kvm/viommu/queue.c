@@ -621,7 +621,7 @@ static bool viommu_do_descriptor(struct kvm_viommu *v)
 		goto error;
 	}
 
-	if (kvm_read_guest(v->kvm, (iqa & PAGE_MASK) + head, desc, sizeof(desc))) {
+	if (viommu_read_guest(v, (iqa & PAGE_MASK) + head, desc, ARRAY_SIZE(desc))) {
 		error = VTD_IQEI_FETCH;
 		goto error;
 	}

@@ -347,6 +347,30 @@ bool viommu_scan(struct kvm_viommu *v)
 }
 
 /*
+ * The same for what a busy guest does: it has appended to the queue.  The page may be
+ * uncached, so look at IQT, and at the data that goes with it, and leave all other
+ * registers to the next viommu_scan().  What a descriptor may need of them is not
+ * missed, as viommu_go_trapped() comes before any event.
+ */
+bool viommu_scan_tail(struct kvm_viommu *v)
+{
+	const struct viommu_reg *reg = &viommu_regs[VIOMMU_IQT];
+	u64 seen;
+
+	lockdep_assert_held(&v->lock);
+
+	seen = viommu_read_shared(v, reg);
+
+	/* As in viommu_scan(). */
+	smp_rmb();
+
+	if (READ_ONCE(*(u64 *)viommu_shared(v, VTD_IQA)) != vtd_reg64(v, VTD_IQA))
+		return viommu_scan(v);
+
+	return viommu_scan_reg(v, reg, seen);
+}
+
+/*
  * Can writes be polled for?  Not while there is anything that the guest clears by
  * writing 1, which the shared page has already, and only once the guest has
  * finished setting up.

