@@ -997,9 +997,10 @@ static int vswap_image_truncate(struct inode *inode, loff_t size)
 
 	if (!image) {
 		/* There may be aliases from when it was open earlier. */
-		found = image = vswap_image_get(vi->mnt, &vi->lower);
-		if (IS_ERR(image))
-			return PTR_ERR(image);
+		found = vswap_image_get(vi->mnt, &vi->lower);
+		if (IS_ERR(found))
+			return PTR_ERR(found);
+		image = found;
 	}
 	vswap_regions_begin(image, first, last);
 	ret = vswap_break_aliases(image, first, last, NULL);

@@ -23,12 +23,12 @@
  * nobody.
  */
 #define VSWAP_CHUNK_SHIFT	9
-#define VSWAP_CHUNK_PAGES	(1U << VSWAP_CHUNK_SHIFT)
-#define VSWAP_MAX_CHUNKS	(1U << (32 - VSWAP_CHUNK_SHIFT))
+#define VSWAP_CHUNK_PAGES	BIT(VSWAP_CHUNK_SHIFT)
+#define VSWAP_MAX_CHUNKS	BIT(32 - VSWAP_CHUNK_SHIFT)
 
 /* Blocks are indexed, and concurrent writes are noticed, by regions. */
 #define VSWAP_REGION_SHIFT	6
-#define VSWAP_REGION_BLOCKS	(1U << VSWAP_REGION_SHIFT)
+#define VSWAP_REGION_BLOCKS	BIT(VSWAP_REGION_SHIFT)
 #define VSWAP_REGIONS		512U
 
 /* Pages are locked by a hash of their index. */
@@ -163,7 +163,7 @@ struct vswap_ram {
 	atomic_long_t nr_aliases;
 	atomic_long_t nr_chunks;
 	atomic64_t stats[VSWAP_NR_STATS];
-	pid_t creator;
+	/* Protect what pages are, by a hash of their index. */
 	struct mutex locks[VSWAP_LOCKS];
 };
 
@@ -183,6 +183,7 @@ static inline struct mutex *vswap_page_lock(struct vswap_ram *ram,
  * the sequence before, and who writes blocks increments it before and after.
  */
 struct vswap_region {
+	/* Protects all below, and the aliases of the region's blocks. */
 	spinlock_t lock;
 	u32 writers;
 	u32 seq;

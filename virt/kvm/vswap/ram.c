@@ -35,13 +35,10 @@
 #include "internal.h"
 #include "trace.h"
 
-/*
- * shmem's operations with ours in place of some of them, filled in when the
- * first RAM file is mapped and constant from then on.
- */
-static struct vm_operations_struct vswap_vm_ops;
+/* shmem's operations, which ours wrap; set by whoever gets to know them. */
+static const struct file_operations *shmem_fops;
 static const struct vm_operations_struct *shmem_vm_ops;
-static DEFINE_MUTEX(vswap_vm_ops_lock);
+static const struct vm_operations_struct vswap_vm_ops;
 
 static struct vswap_ram *vswap_mapping_to_ram(struct address_space *mapping)
 {
@@ -627,7 +624,7 @@ again:
 		ret = vswap_fault_cached(vmf, folio);
 	} else if (nowait) {
 		mutex_unlock(lock);
-		return VM_FAULT_RETRY;
+		ret = VM_FAULT_RETRY;
 	} else {
 		ret = vswap_fault_dropped(vmf, ram, entry);
 		major |= ret & VM_FAULT_MAJOR;
@@ -716,6 +713,31 @@ static vm_fault_t vswap_ram_page_mkwrite(struct vm_fault *vmf)
 	return VM_FAULT_LOCKED;
 }
 
+#ifdef CONFIG_NUMA
+static int vswap_ram_set_policy(struct vm_area_struct *vma,
+				struct mempolicy *policy)
+{
+	return shmem_vm_ops->set_policy(vma, policy);
+}
+
+static struct mempolicy *vswap_ram_get_policy(struct vm_area_struct *vma,
+					      unsigned long addr,
+					      pgoff_t *ilx)
+{
+	return shmem_vm_ops->get_policy(vma, addr, ilx);
+}
+#endif
+
+static const struct vm_operations_struct vswap_vm_ops = {
+	.fault		= vswap_ram_fault,
+	.map_pages	= vswap_ram_map_pages,
+	.page_mkwrite	= vswap_ram_page_mkwrite,
+#ifdef CONFIG_NUMA
+	.set_policy	= vswap_ram_set_policy,
+	.get_policy	= vswap_ram_get_policy,
+#endif
+};
+
 /* The shmem file */
 
 /* Mappings of the shmem file are made by ours. */
@@ -758,8 +780,6 @@ static long vswap_punch(struct vswap_ram *ram, int mode, loff_t offset,
 	}
 	return 0;
 }
-
-static const struct file_operations *shmem_fops;
 
 static long vswap_shmem_fallocate(struct file *file, int mode, loff_t offset,
 				  loff_t len)
@@ -838,7 +858,6 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
 	ram->shmem = shmem;
 	ram->mapping = shmem->f_mapping;
 	ram->mnt = mnt;
-	ram->creator = task_tgid_nr(current);
 	xa_init_flags(&ram->chunks, XA_FLAGS_ACCOUNT);
 	for (i = 0; i < VSWAP_LOCKS; i++)
 		mutex_init(&ram->locks[i]);
@@ -867,23 +886,6 @@ void vswap_ram_evict_inode(struct inode *inode)
 }
 
 /* The RAM file */
-
-static int vswap_init_vm_ops(struct vswap_ram *ram, struct vm_area_struct *vma)
-{
-	int ret;
-
-	guard(mutex)(&vswap_vm_ops_lock);
-
-	ret = shmem_fops->mmap(ram->shmem, vma);
-	if (ret || shmem_vm_ops)
-		return ret;
-	vswap_vm_ops = *vma->vm_ops;
-	vswap_vm_ops.fault = vswap_ram_fault;
-	vswap_vm_ops.map_pages = vswap_ram_map_pages;
-	vswap_vm_ops.page_mkwrite = vswap_ram_page_mkwrite;
-	shmem_vm_ops = vma->vm_ops;
-	return 0;
-}
 
 /*
  * With huge pages a folio that shmem allocates would cover aliases next to it
@@ -916,9 +918,10 @@ static int vswap_ram_mmap(struct file *file, struct vm_area_struct *vma)
 	}
 
 	vma_set_file(vma, ram->shmem);
-	ret = vswap_init_vm_ops(ram, vma);
+	ret = shmem_fops->mmap(ram->shmem, vma);
 	if (ret)
 		return ret;
+	WRITE_ONCE(shmem_vm_ops, vma->vm_ops);
 	vma->vm_ops = &vswap_vm_ops;
 	vm_flags_set(vma, VM_DONTEXPAND | VM_NOHUGEPAGE);
 	file_accessed(file);

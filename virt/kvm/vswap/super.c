@@ -677,9 +677,11 @@ static const struct fs_context_operations vswap_context_operations = {
 
 static int vswap_init_fs_context(struct fs_context *fc)
 {
-	fc->fs_private = kzalloc(sizeof(struct path), GFP_KERNEL);
-	if (!fc->fs_private)
+	struct path *lower = kzalloc(sizeof(*lower), GFP_KERNEL);
+
+	if (!lower)
 		return -ENOMEM;
+	fc->fs_private = lower;
 	fc->ops = &vswap_context_operations;
 	return 0;
 }
