@@ -19,7 +19,7 @@ frees zero-filled pages of huge pages instead of swapping them.
 """
 
 import os
-import shutil
+import re
 
 import rig
 
@@ -223,6 +223,25 @@ class Host:
             "exits": int(counts.get("kvm.exits", 0)),
             "pages_scanned": int(self.l1.run(scanned).out) - before,
         }
+
+    def stats(self, g=0):
+        """Counters of the RAM file of a guest; nothing without VSwapper."""
+        if not self.variables["vswap"]:
+            return {}
+        # struct kvm_vswap_stats and KVM_VSWAP_GET_STATS of linux/kvm_vswap.h
+        names = re.findall(r"__u64 (\w+);", re.search(
+            r"struct kvm_vswap_stats {(.*?)}",
+            (rig.TOP / "include/uapi/linux/kvm_vswap.h").read_text(),
+            re.DOTALL)[1])
+        size = 8 + 8 * len(names)
+        out = self.l1.run(f"""python3 -c '
+import fcntl, struct
+b = bytearray(struct.pack("II", {size}, 0) + bytes({size - 8}))
+with open("/run/vswap/ram{g}", "rb") as f:
+    fcntl.ioctl(f, 3 << 30 | {size} << 16 | 0xae << 8 | 0xf0, b)
+print(*struct.unpack_from("{len(names)}Q", b, 8))
+'""").out.split()
+        return dict(zip(names, map(int, out)))
 
     def stop(self):
         """All can be given back; a limit may keep QEMU from ending soon."""

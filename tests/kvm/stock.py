@@ -49,7 +49,7 @@ import rig  # pylint: disable=wrong-import-position
 CONFIGS = [
     ("distro", "distro", ""),
     ("none", "none", ""),
-    ("on", "eli+viommu", "eli=1 viommu=1 sidecore_cpus=1"),
+    ("on", "eli+viommu+vswap", "eli=1 viommu=1 sidecore_cpus=1 vswap=1"),
 ]
 
 LIMIT = 180             # seconds for a test in the default run
