@@ -179,7 +179,7 @@ import json, sys
 r = json.load(open(sys.argv[1]))
 vm = {v["pages"]: v for v in r["vms"]}
 a = vm.get(100)
-if not eval(sys.argv[2]):
+if not eval("(" + sys.argv[2] + ")"):
     sys.exit(json.dumps(r, indent=1))' "$tmp/json" "$2"
 }
 
