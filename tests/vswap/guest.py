@@ -1,0 +1,411 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: guests have the right memory and disks under reclaim, balloon, snapshot, migration, kill
+# kind: host
+# timeout: 3000
+# cores: 2
+"""Unmodified guests and QEMU with VSwapper: guest.py [CASE...] [CHECKS]
+
+A guest runs tests/vswap/checker.c, which knows what each page of its memory and
+of its files is, while the host reclaims the VM's memory all the time and has less
+for it than the guest uses.  The cases have different disks, and something else
+happens to the VM in each.  CHECKS is the number of pages that are compared in
+each; of the default, a few minutes.
+"""
+
+import json
+import pathlib
+import re
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
+import rig  # pylint: disable=wrong-import-position
+
+CHECKS = 40000
+GUEST_MIB = 320
+# What QEMU and the guest have: less than the guest and its page cache use.
+LIMIT_MIB = 168
+DISK_MIB = 256
+
+SETUP = """
+load_kvm vswap=1
+mkswap -q "$(disk swap)"
+swapon "$(disk swap)"
+mkfs.ext4 -q "$(disk image)"
+mkdir -p /run/lower /run/vswap /run/check
+mount "$(disk image)" /run/lower
+mount -t kvm_vswap -o lower=/run/lower none /run/vswap
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/vm
+"""
+
+# A file system of its own for each guest, in a file of its own.
+IMAGE = """
+truncate -s {mib}M /run/lower/raw.img
+mkfs.ext4 -qF /run/lower/raw.img
+case {format} in
+raw) mv /run/lower/raw.img /run/lower/{name}.img ;;
+*) qemu-img convert -f raw -O {format} /run/lower/raw.img /run/lower/{name}.img &&
+	rm /run/lower/raw.img ;;
+esac || fail "no image"
+"""
+
+# Memory is charged to the cgroup that a process is in when it touches it.
+START = """
+echo $BASHPID >/sys/fs/cgroup/vm/cgroup.procs
+l2_start {guest} -c 2 -m {mib} -M memory-backend=m -- \\
+	-object memory-backend-file,id=m,size={mib}M,mem-path=/run/vswap,share=on \\
+	-drive if=none,id=d,file=/run/vswap/{name}.img,format={format},cache={cache},aio={aio},discard=unmap,detect-zeroes=unmap \\
+	-device virtio-blk-pci,drive=d -device virtio-balloon-pci {more}
+echo $BASHPID >/sys/fs/cgroup/cgroup.procs
+"""
+
+BOOTED = """
+l2_wait {guest} 500
+l2_run {guest} 'mkdir -p /mnt && mount -t ext4 -o discard /dev/vda /mnt' ||
+	fail "the guest has no disk"
+cd /sys/fs/cgroup/vm
+# What is above the limit goes to swap first, as it could not go as fast.
+for i in {{1..200}}; do
+	(( $(<memory.current) > {limit} )) || break
+	echo 16M >memory.reclaim 2>/dev/null
+done
+echo {limit} >memory.max
+touch /run/reclaim
+(
+	trap - EXIT
+	while [[ -e /run/reclaim ]]; do
+		echo 12M >memory.reclaim
+		sleep 0.3
+	done
+) >/dev/null 2>&1 &
+"""
+
+RUN = """
+l2_run {guest} '/bin/checker run /mnt {checks} {seed} >/tmp/out 2>&1; echo status $? >>/tmp/out' \\
+	>/dev/null 2>&1 &
+"""
+
+
+class Vm:
+    """A guest with its disk, and the checker in it."""
+
+    def __init__(self, l1, name, *, fmt, aio, cache="none"):
+        self.l1 = l1
+        self.name = name
+        self.guest = name
+        self.options = {"name": name, "format": fmt, "aio": aio, "cache": cache,
+                        "mib": GUEST_MIB, "limit": LIMIT_MIB << 20}
+        self.seed = 0
+        self.seen = ""
+        l1.script(IMAGE.format(**{**self.options, "mib": DISK_MIB}))
+        self.start(name)
+        l1.script(BOOTED.format(guest=name, **self.options), timeout=700)
+
+    def start(self, guest, more=""):
+        self.l1.script(START.format(guest=guest, more=more, **self.options))
+
+    def stat(self):
+        """What the tool tells of the VM."""
+        out = self.l1.script(f"/run/check/vswap stat --json $(l2_pid {self.guest})"
+                             ).out
+        vms = json.loads(out)["vms"]
+        # The guest's memory, not ROMs and the like.
+        return max(vms, key=lambda v: v["pages"])
+
+    def run(self, checks, background=False):
+        """Start the checker; False if it is to be waited for elsewhere."""
+        self.seed += 1
+        self.seen = ""
+        self.l1.script(RUN.format(guest=self.guest, checks=checks,
+                                  seed=self.seed))
+        if not background:
+            self.wait()
+
+    def output(self):
+        """What the checker has printed until now."""
+        res = self.l1.script(f"l2_run {self.guest} 'cat /tmp/out'", timeout=200)
+        self.seen = res.out
+        return res.out
+
+    def progress(self, checks, timeout=900):
+        """Until so many pages were compared."""
+        end = time.monotonic() + timeout * self.l1.slow
+        while True:
+            out = self.output()
+            if "MISMATCH" in out or "checker:" in out:
+                raise rig.RigError(f"{self.name}: {out[-2000:]}")
+            numbers = [int(n) for n in
+                       re.findall(r"^(?:progress|checks) (\d+)$", out,
+                                  re.MULTILINE)]
+            if numbers and numbers[-1] >= checks:
+                return numbers[-1]
+            if "\nstatus" in out or time.monotonic() > end:
+                raise rig.RigError(f"{self.name}: the checker is not done: "
+                                   f"{out[-2000:]}")
+            time.sleep(1)
+
+    def wait(self):
+        """Until the checker ends, and well."""
+        end = time.monotonic() + 900 * self.l1.slow
+        while "\nstatus " not in self.output():
+            if time.monotonic() > end:
+                raise rig.RigError(f"{self.name}: the checker does not end: "
+                                   f"{self.seen[-2000:]}")
+            time.sleep(1)
+        m = re.search(r"^checks (\d+)\nstatus 0$", self.seen, re.MULTILINE)
+        if not m:
+            raise rig.RigError(f"{self.name}: {self.seen[-2000:]}")
+        return int(m[1])
+
+    def exercised(self, before, after):
+        """It has to have happened, or nothing was tested."""
+        delta = {k: after[k] - before[k] for k in after
+                 if isinstance(after[k], int)}
+        print(f"  {self.name}: " + ", ".join(
+            f"{delta[k]} {k}" for k in (
+                "aliased_by_read", "aliased_by_write", "refault_pages",
+                "swap_faults", "stale_reads_avoided", "broken_by_guest",
+                "broken_by_write", "skipped_busy", "skipped_changed",
+                "skipped_conflict")), flush=True)
+        for k in ("aliased_by_read", "aliased_by_write", "refault_pages",
+                  "broken_by_guest", "broken_by_write"):
+            if delta[k] < 100:
+                raise rig.RigError(f"{self.name}: only {delta[k]} {k}")
+        if delta["io_errors"]:
+            raise rig.RigError(f"{self.name}: {delta['io_errors']} errors")
+
+    def check(self, checks, meanwhile=None):
+        """Run the checker, and do something while it runs."""
+        before = self.stat()
+        self.run(checks, background=True)
+        if meanwhile:
+            self.progress(checks // 4)
+            meanwhile(self)
+        n = self.wait()
+        self.exercised(before, self.stat())
+        print(f"  {self.name}: {n} pages compared", flush=True)
+        return n
+
+    def relax(self):
+        """No more pressure."""
+        self.l1.script("rm -f /run/reclaim; echo max >/sys/fs/cgroup/vm/memory.max")
+
+    def stop(self):
+        """End the guest properly, and look at its disk."""
+        self.l1.script(f"l2_run {self.guest} 'umount /mnt'")
+        self.relax()
+        self.l1.script(f"l2_stop {self.guest}")
+        self.fsck("-fn")
+
+    def fsck(self, how):
+        """The guest's file system, by the host; how: options of e2fsck."""
+        fmt = self.options["format"]
+        self.l1.script(f"""
+image=/run/lower/{self.name}.img
+if [[ {fmt} != raw ]]; then
+	qemu-img check -q -f {fmt} $image || fail "qemu-img check"
+	qemu-img convert -f {fmt} -O raw $image /run/lower/raw.img || fail "convert"
+	mv /run/lower/raw.img $image
+fi
+e2fsck {how} $image >/run/check/fsck 2>&1 || (( $? == 1 )) ||
+	fail "the guest's file system: $(cat /run/check/fsck)"
+e2fsck -fn $image >/run/check/fsck 2>&1 ||
+	fail "the guest's file system: $(cat /run/check/fsck)"
+""", timeout=400)
+
+    def durable(self):
+        """What was synchronized is there, after a crash."""
+        (self.l1.share / "out").write_text(self.seen)
+        out = self.l1.script(f"""
+mkdir -p /run/crashed
+mount -o loop,ro /run/lower/{self.name}.img /run/crashed || fail "mount"
+/run/check/checker verify /run/crashed <"$RIG_SHARE/out" || fail "$(tail -n 3 /run/check/fsck)"
+umount /run/crashed
+""", timeout=300).out
+        n = int(re.search(r"durable pages (\d+)", out)[1])
+        print(f"  {self.name}: {n} durable pages after the crash", flush=True)
+        if not n:
+            raise rig.RigError("nothing was durable")
+
+    def remove(self):
+        self.l1.script(f"rm /run/lower/{self.name}.img")
+
+
+def balloon(vm):
+    """The guest gives up memory, and gets it back."""
+    for mib in (GUEST_MIB - 96, GUEST_MIB, GUEST_MIB - 64, GUEST_MIB):
+        vm.l1.script(f"""
+qmp {vm.guest} '{{"execute": "balloon", "arguments": {{"value": {mib << 20}}}}}'
+""")
+        vm.progress(vm.progress(0) + 1000)
+
+
+def snapshot(vm):
+    """Of the disk, and of the whole machine."""
+    vm.l1.script(f"""
+qmp {vm.guest} '{{"execute": "blockdev-snapshot-internal-sync",
+	"arguments": {{"device": "d", "name": "one"}}}}' || fail "snapshot"
+""")
+    vm.progress(vm.progress(0) + 1000)
+    vm.l1.script(f"""
+qmp {vm.guest} '{{"execute": "blockdev-snapshot-internal-sync",
+	"arguments": {{"device": "d", "name": "two"}}}}' || fail "snapshot"
+qmp {vm.guest} '{{"execute": "blockdev-snapshot-delete-internal-sync",
+	"arguments": {{"device": "d", "name": "one"}}}}' || fail "deletion"
+""")
+
+
+def migrate(vm):
+    """To another QEMU, with a RAM file of its own, and the same disk."""
+    vm.start("moved", "-incoming unix:/run/migrate")
+    vm.l1.script(f"""
+qmp {vm.guest} '{{"execute": "migrate-set-parameters",
+	"arguments": {{"max-bandwidth": 1000000000, "downtime-limit": 5000}}}}' &&
+qmp {vm.guest} '{{"execute": "migrate", "arguments": {{"uri": "unix:/run/migrate"}}}}' ||
+	fail "migrate"
+for i in {{1..600}}; do
+	status=$(python3 - /run/rig/{vm.guest}.qmp <<'END'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+f = s.makefile("rw")
+f.readline()
+for c in "qmp_capabilities", "query-migrate":
+    f.write(json.dumps({{"execute": c}}) + "\\n")
+    f.flush()
+    while True:
+        r = json.loads(f.readline())
+        if "return" in r or "error" in r:
+            break
+print(r["return"].get("status"), r["return"].get("error-desc", ""))
+END
+)
+	case $status in
+	completed*) break ;;
+	failed* | cancelled*) fail "migration: $status" ;;
+	esac
+	sleep 1
+done
+[[ $status == completed* ]] || fail "migration: $status"
+l2_stop {vm.guest}
+l2_wait moved 200
+""", timeout=900)
+    vm.guest = "moved"
+
+
+def case_raw_native(l1, checks):
+    """Raw, Linux AIO; balloon."""
+    vm = Vm(l1, "g-raw-native", fmt="raw", aio="native")
+    n = vm.check(checks, balloon)
+    vm.stop()
+    vm.remove()
+    return n
+
+
+def case_qcow2_threads(l1, checks):
+    """qcow2, threads; snapshots."""
+    vm = Vm(l1, "g-qcow2-threads", fmt="qcow2", aio="threads")
+    n = vm.check(checks, snapshot)
+    vm.stop()
+    vm.remove()
+    return n
+
+
+def case_migrate(l1, checks):
+    """Raw, io_uring; to a second QEMU."""
+    vm = Vm(l1, "g-migrate", fmt="raw", aio="io_uring")
+    vm.run(checks, background=True)
+    vm.progress(checks // 4)
+    before = vm.stat()
+    vm.exercised({k: 0 if isinstance(v, int) else v for k, v in before.items()},
+                 before)
+    migrate(vm)
+    n = vm.wait()
+    after = vm.stat()
+    print(f"  moved: {after['refault_pages']} refault_pages, "
+          f"{after['swap_faults']} swap_faults, {n} pages compared", flush=True)
+    vm.stop()
+    vm.remove()
+    return n
+
+
+def case_kill(l1, checks):
+    """Raw, page cache; QEMU gets SIGKILL, twice; what is synchronized stays."""
+    vm = Vm(l1, "g-kill", fmt="raw", aio="threads", cache="writeback")
+    n = 0
+    for i in range(2):
+        if i:
+            vm.start(vm.guest)
+            l1.script(BOOTED.format(guest=vm.guest, **vm.options), timeout=700)
+        vm.run(1 << 40, background=True)
+        n += vm.progress(checks // 2)
+        stats = vm.stat()
+        vm.exercised({k: 0 if isinstance(v, int) else v
+                      for k, v in stats.items()}, stats)
+        l1.script(f"""
+kill -KILL $(l2_pid {vm.guest})
+while kill -0 $(l2_pid {vm.guest}) 2>/dev/null; do sleep 0.1; done
+rm -f /run/rig/{vm.guest}.pid /run/rig/{vm.guest}.agent
+""")
+        vm.relax()
+        vm.fsck("-fp")
+        vm.durable()
+    vm.remove()
+    return n
+
+
+CASES = {
+    "raw-native": case_raw_native,
+    "qcow2-threads": case_qcow2_threads,
+    "migrate": case_migrate,
+    "kill": case_kill,
+}
+
+
+def main():
+    names = sys.argv[1:]
+    checks = int(names.pop()) if names and names[-1].isdigit() else CHECKS
+    unknown = [n for n in names if n not in CASES]
+    if unknown:
+        print(f"no case {' '.join(unknown)}; there are {' '.join(CASES)}")
+        return 2
+
+    tools = rig.BUILD / "rig/vswap-tools"
+    tools.mkdir(parents=True, exist_ok=True)
+    rig.sh("make", "-s", "-C", str(rig.TOP / "tools/kvm/vswap"), f"O={tools}")
+    checker = rig.BUILD / "rig/checker"
+    rig.sh("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
+           "-D_GNU_SOURCE", "-static", "-pthread", "-o", str(checker),
+           str(rig.TOP / "tests/vswap/checker.c"))
+    total = 0
+    with rig.L1("vswap.guest.l1", modules="vswap", memory=1536,
+                disks={"swap": 768, "image": 768}) as l1:
+        l1.guest_initramfs = rig.build_initramfs(
+            l1.guest_kernel, [("bin/checker", checker)], "vswap")
+        l1.script(SETUP)
+        l1.run(f"cp {checker} {tools}/vswap /run/check")
+        for name in names or CASES:
+            start = time.monotonic()
+            total += CASES[name](l1, checks)
+            print(f"  {name}: {time.monotonic() - start:.0f} s", flush=True)
+        left = l1.script("/run/check/vswap stat --json").out
+        if json.loads(left)["vms"]:
+            raise rig.RigError(f"RAM files are left: {left}")
+        l1.script("""
+umount /run/vswap || fail "the mount is busy"
+unload_kvm || fail "kvm does not unload"
+""")
+    print(f"{total} pages compared, no mismatch")
+    return 0
+
+
+try:
+    sys.exit(main())
+except rig.Skip as e:
+    print(f"SKIP: {e}")
+    sys.exit(4)
+except (rig.RigError, TimeoutError) as e:
+    print(f"FAIL: {e}")
+    sys.exit(1)
