@@ -29,7 +29,7 @@ DELAY_MS = 2
 # Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
 CONFIGS = {
     "stock": ("distro", "", False),
-    "mapper": ("vswap", "vswap=1", True),
+    "mapper": ("vswap", "vswap=1 vswap_preventer=0", True),
     "vswap": ("vswap", "vswap=1", True),
     "balloon": ("distro", "", False),
     "zram": ("distro", "", False),

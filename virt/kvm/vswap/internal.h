@@ -10,6 +10,7 @@
 #include <linux/pagemap.h>
 #include <linux/path.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include <uapi/linux/kvm_vswap.h>
@@ -36,6 +37,9 @@
 
 /* A guest can read a block to many pages.  No more than so many are aliases. */
 #define VSWAP_MAX_SHARERS	16
+
+/* Pages of a RAM file that can be overwritten piecemeal at a time. */
+#define VSWAP_MAX_BUFFERS	1024U
 
 /* Pages of one request to the lower file. */
 #define VSWAP_IO_PAGES		256U
@@ -163,6 +167,13 @@ struct vswap_ram {
 	atomic_long_t nr_aliases;
 	atomic_long_t nr_chunks;
 	atomic64_t stats[VSWAP_NR_STATS];
+	/* Buffers by index, protected by the lock of the page. */
+	struct xarray buffers;
+	atomic_t nr_buffers;
+	struct delayed_work buffer_work;
+	/* Pages that are still left alone, and how many the last time. */
+	atomic_t skip;
+	unsigned int backoff;
 	/* Protect what pages are, by a hash of their index. */
 	struct mutex locks[VSWAP_LOCKS];
 };
@@ -250,6 +261,11 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt);
 void vswap_ram_evict_inode(struct inode *inode);
 struct vswap_ram *vswap_vma_to_ram(struct vm_area_struct *vma);
 struct folio *vswap_alloc_folio(struct vswap_ram *ram);
+bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index);
+void vswap_drop_page(struct vswap_ram *ram, pgoff_t index);
+int vswap_fill_page(struct vswap_ram *ram, pgoff_t index,
+		    struct folio *content);
+int vswap_end_alias(struct vswap_ram *ram, pgoff_t index);
 int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 			struct folio *folio, struct vswap_image *image,
 			u64 block, u32 seq);
@@ -260,6 +276,31 @@ void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
 void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 			  struct vswap_image *image, u64 block, u32 seq,
 			  bool written);
+
+/* buffer.c */
+enum vswap_buffer_event {
+	VSWAP_BUFFER_BEGIN,
+	VSWAP_BUFFER_COMPLETE,
+	VSWAP_BUFFER_MERGE,
+	VSWAP_BUFFER_DROP,
+};
+
+void vswap_init_buffers(struct vswap_ram *ram);
+void vswap_free_buffers(struct vswap_ram *ram);
+void vswap_drop_buffer(struct vswap_ram *ram, pgoff_t index);
+void vswap_drop_buffers(struct vswap_ram *ram, pgoff_t index, pgoff_t end);
+int vswap_merge_buffer(struct vswap_ram *ram, pgoff_t index);
+
+static inline bool vswap_has_buffers(struct vswap_ram *ram)
+{
+	return atomic_read(&ram->nr_buffers);
+}
+
+/* A hint, unless the page is locked. */
+static inline bool vswap_has_buffer(struct vswap_ram *ram, pgoff_t index)
+{
+	return vswap_has_buffers(ram) && xa_load(&ram->buffers, index);
+}
 
 /* stats.c */
 long vswap_ram_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

@@ -58,7 +58,7 @@ struct folio *vswap_alloc_folio(struct vswap_ram *ram)
 	return filemap_alloc_folio(mapping_gfp_mask(ram->mapping), 0);
 }
 
-static bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index)
+bool vswap_is_swapped(struct vswap_ram *ram, pgoff_t index)
 {
 	return xa_is_value(xa_load(&ram->mapping->i_pages, index));
 }
@@ -72,7 +72,7 @@ static bool vswap_is_beyond_end(struct vswap_ram *ram, pgoff_t index)
 }
 
 /* Drop what shmem has of a locked page, or the folio of an alias, unread. */
-static void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
+void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
 {
 	loff_t pos = (loff_t)index << PAGE_SHIFT;
 
@@ -84,8 +84,8 @@ static void vswap_drop_page(struct vswap_ram *ram, pgoff_t index)
 }
 
 /* Give a locked page, of which shmem has nothing, content of shmem's. */
-static int vswap_fill_page(struct vswap_ram *ram, pgoff_t index,
-			   struct folio *content)
+int vswap_fill_page(struct vswap_ram *ram, pgoff_t index,
+		    struct folio *content)
 {
 	struct folio *folio;
 	int ret;
@@ -121,7 +121,7 @@ static void vswap_cache_alias(struct vswap_ram *ram, pgoff_t index,
  * Make a locked page, which is an alias, one of shmem's with the same content.
  * On failure it stays an alias.
  */
-static int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
+int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
 {
 	u64 entry = vswap_get_entry(ram, index);
 	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
@@ -198,6 +198,7 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 	if (vswap_is_beyond_end(ram, index))
 		return -EFAULT;
 
+	vswap_drop_buffer(ram, index);
 	old = filemap_get_folio(ram->mapping, index);
 	if (IS_ERR(old)) {
 		absent = vswap_is_swapped(ram, index) ||
@@ -475,7 +476,8 @@ static struct folio *vswap_add_neighbour(struct vswap_ram *ram,
 	    !mutex_trylock(vswap_page_lock(ram, index)))
 		return NULL;
 	if (vswap_get_entry(ram, index) == vswap_entry(image->id, block) &&
-	    !xa_load(&ram->mapping->i_pages, index))
+	    !xa_load(&ram->mapping->i_pages, index) &&
+	    !vswap_has_buffer(ram, index))
 		folio = vswap_add_folio(ram, index, gfp);
 	mutex_unlock(vswap_page_lock(ram, index));
 	return folio;
@@ -582,6 +584,32 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 	return ret ? VM_FAULT_SIGBUS : VM_FAULT_MAJOR;
 }
 
+/*
+ * A page that is needed is being overwritten.  The page is locked, and is
+ * unlocked here.
+ */
+static vm_fault_t vswap_fault_buffered(struct vm_fault *vmf,
+				       struct vswap_ram *ram)
+{
+	struct mem_cgroup *memcg, *old_memcg;
+	struct file *file;
+	int ret;
+
+	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
+	old_memcg = set_active_memcg(memcg);
+	file = vswap_unlock_fault(vmf);
+	ret = vswap_merge_buffer(ram, vmf->pgoff);
+	mutex_unlock(vswap_page_lock(ram, vmf->pgoff));
+	set_active_memcg(old_memcg);
+	mem_cgroup_put(memcg);
+
+	if (file) {
+		fput(file);
+		return VM_FAULT_RETRY | VM_FAULT_MAJOR;
+	}
+	return ret ? vmf_error(ret) : VM_FAULT_MAJOR;
+}
+
 static vm_fault_t vswap_ram_fault(struct vm_fault *vmf)
 {
 	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
@@ -596,6 +624,19 @@ again:
 		if (nowait)
 			return VM_FAULT_RETRY;
 		mutex_lock(lock);
+	}
+
+	if (vswap_has_buffer(ram, vmf->pgoff)) {
+		if (nowait) {
+			mutex_unlock(lock);
+			return VM_FAULT_RETRY;
+		}
+		ret = vswap_fault_buffered(vmf, ram);
+		major |= ret & VM_FAULT_MAJOR;
+		ret &= ~VM_FAULT_MAJOR;
+		if (!ret)
+			goto again;
+		return ret | major;
 	}
 
 	entry = vswap_get_entry(ram, vmf->pgoff);
@@ -661,7 +702,8 @@ static vm_fault_t vswap_ram_map_pages(struct vm_fault *vmf, pgoff_t start,
 			entry = vswap_get_entry(ram, next);
 			if (next == start)
 				alias = vswap_entry_is_alias(entry);
-			if (vswap_entry_is_alias(entry) != alias) {
+			if (vswap_entry_is_alias(entry) != alias ||
+			    vswap_has_buffer(ram, next)) {
 				mutex_unlock(vswap_page_lock(ram, next));
 				break;
 			}
@@ -778,6 +820,8 @@ static long vswap_punch(struct vswap_ram *ram, int mode, loff_t offset,
 		}
 		cond_resched();
 	}
+	/* None comes back beyond the end of the file: nothing is there. */
+	vswap_drop_buffers(ram, index, end);
 	return 0;
 }
 
@@ -801,6 +845,7 @@ static int vswap_shmem_release(struct inode *inode, struct file *file)
 	mutex_lock(&mnt->lock);
 	list_del(&ram->list);
 	mutex_unlock(&mnt->lock);
+	vswap_free_buffers(ram);
 	vswap_free_chunks(ram);
 	file->f_mapping->i_private_data = NULL;
 	for (i = 0; i < VSWAP_LOCKS; i++)
@@ -859,6 +904,7 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
 	ram->mapping = shmem->f_mapping;
 	ram->mnt = mnt;
 	xa_init_flags(&ram->chunks, XA_FLAGS_ACCOUNT);
+	vswap_init_buffers(ram);
 	for (i = 0; i < VSWAP_LOCKS; i++)
 		mutex_init(&ram->locks[i]);
 	kref_get(&mnt->kref);

@@ -48,6 +48,8 @@ unsigned int vswap_cluster = SZ_128K / PAGE_SIZE;
 module_param_cb(vswap_cluster, &vswap_cluster_ops, &vswap_cluster, 0644);
 MODULE_PARM_DESC(vswap_cluster, "Pages of an image that are read at once when one that was dropped is needed, 1 to 256 (default: 32)");
 
+DEFINE_STATIC_KEY_FALSE(kvm_vswap_key);
+
 static struct kmem_cache *vswap_inode_cache;
 static const struct inode_operations vswap_dir_inode_operations;
 static const struct file_operations vswap_dir_file_operations;
@@ -59,6 +61,7 @@ static void vswap_mnt_free(struct kref *kref)
 	struct vswap_mnt *mnt = container_of(kref, struct vswap_mnt, kref);
 
 	WARN_ON_ONCE(!xa_empty(&mnt->chunks) || !xa_empty(&mnt->images));
+	static_branch_dec(&kvm_vswap_key);
 	xa_destroy(&mnt->chunks);
 	xa_destroy(&mnt->images);
 	kern_unmount(mnt->shmem);
@@ -101,6 +104,7 @@ static struct vswap_mnt *vswap_mnt_new(void)
 	mutex_init(&mnt->lock);
 	INIT_LIST_HEAD(&mnt->rams);
 	INIT_LIST_HEAD(&mnt->image_list);
+	static_branch_inc(&kvm_vswap_key);
 	return mnt;
 
 free:

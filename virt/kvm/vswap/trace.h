@@ -88,6 +88,37 @@ TRACE_EVENT(kvm_vswap_break,
 		  __entry->ret)
 );
 
+TRACE_DEFINE_ENUM(VSWAP_BUFFER_BEGIN);
+TRACE_DEFINE_ENUM(VSWAP_BUFFER_COMPLETE);
+TRACE_DEFINE_ENUM(VSWAP_BUFFER_MERGE);
+TRACE_DEFINE_ENUM(VSWAP_BUFFER_DROP);
+
+/* A page that is not in memory is overwritten by the guest. */
+TRACE_EVENT(kvm_vswap_buffer,
+	TP_PROTO(pgoff_t index, int event, int ret),
+	TP_ARGS(index, event, ret),
+
+	TP_STRUCT__entry(
+		__field(u64,	index)
+		__field(int,	event)
+		__field(int,	ret)
+	),
+
+	TP_fast_assign(
+		__entry->index = index;
+		__entry->event = event;
+		__entry->ret = ret;
+	),
+
+	TP_printk("page 0x%llx %s ret %d", __entry->index,
+		  __print_symbolic(__entry->event,
+				   { VSWAP_BUFFER_BEGIN, "begin" },
+				   { VSWAP_BUFFER_COMPLETE, "complete" },
+				   { VSWAP_BUFFER_MERGE, "merge" },
+				   { VSWAP_BUFFER_DROP, "drop" }),
+		  __entry->ret)
+);
+
 #endif /* _TRACE_KVM_VSWAP_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: guests overwrite swapped out pages without reading them, and nothing is lost by that
+# kind: host
+# timeout: 1800
+# cores: 2
+"""Run the selftest of the Preventer: preventer.py [-s SECONDS] [CASE...]
+
+All cases run, or those that are named.  Parameters that are out of range have
+to be refused, and with vswap=0 the test has to skip.
+
+SELFTESTS in the environment is a directory to take the program from, instead of
+building it.  SECONDS is how long the stress lasts, 10 by default.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
+import rig  # pylint: disable=wrong-import-position
+
+TEST = "vswap_preventer_test"
+SKIPPED = 4
+
+SETUP = """
+cp "$RIG_SHARE"/vswap_preventer_test /run
+mkfs.ext4 -q "$(disk image)"
+mkdir -p /run/lower
+mount "$(disk image)" /run/lower
+mkswap -q "$(disk swap)"
+swapon "$(disk swap)"
+"""
+
+BAD = ["vswap_buffer_us=1000001", "vswap_buffer_us=-1",
+       "vswap_buffer_pages=1025", "vswap_buffer_pages=x",
+       "vswap_buffer_backoff=65537", "vswap_preventer=2"]
+
+PARAMETERS = """
+for option in %s; do
+	error=$(modprobe kvm vswap=1 "$option" 2>&1) &&
+		fail "kvm was loaded with $option"
+	[[ $error == *"Invalid argument"* ]] || fail "$option: $error"
+done
+load_kvm vswap=1
+cd /sys/module/kvm/parameters
+[[ $(cat vswap_preventer vswap_buffer_us vswap_buffer_pages | tr '\\n' ' ') == "Y 1000 32 " ]] ||
+	fail "defaults are $(cat vswap_preventer vswap_buffer_us vswap_buffer_pages)"
+"""
+
+
+def program():
+    """The selftest."""
+    if os.environ.get("SELFTESTS"):
+        return pathlib.Path(os.environ["SELFTESTS"]) / TEST
+    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "vswap")
+    return (rig.BUILD / "selftests" / rig.Kernel().name /
+            "vswap/kvm/x86_64" / TEST)
+
+
+def run_test(l1, arguments, limit):
+    """The program's status and output, which is shown as it comes."""
+    def show(_, data):
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    command = f"timeout -k 10 {limit * l1.slow} /run/{TEST} {arguments}"
+    res = l1.run(f"cd /run; VSWAP_LOWER=/run/lower {command}", limit + 60,
+                 check=False, on_output=show)
+    return res.status, res.out
+
+
+def main():
+    """Run all, report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-s", type=int, default=10)
+    parser.add_argument("cases", nargs="*")
+    args = parser.parse_args()
+
+    path = program()
+    bad = []
+    passed = 0
+    with rig.L1("vswap.preventer.l1", modules="vswap", memory=2048,
+                disks={"swap": 512, "image": 256}) as l1:
+        shutil.copy(path, l1.share)
+        l1.script(SETUP + PARAMETERS % " ".join(BAD))
+        for case in args.cases or [None]:
+            status, out = run_test(l1, f"-s {args.s}" +
+                                   (f" -t {case}" if case else ""),
+                                   600 + args.s)
+            totals = re.search(r"^# Totals: pass:(\d+) fail:0 .*skip:0 ", out,
+                               re.MULTILINE)
+            if status or not totals or not int(totals[1]):
+                bad.append(case or "all")
+                l1.run("umount /run/vswap-preventer-test", check=False)
+            else:
+                passed += int(totals[1])
+        l1.script("unload_kvm || fail 'kvm does not unload'\nload_kvm")
+        status, _ = run_test(l1, "", 60)
+        if status != SKIPPED:
+            bad.append("vswap=0")
+    if bad:
+        print(f"FAIL: {' '.join(bad)}")
+        return 1
+    print(f"{passed} cases are right")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except rig.RigError as error:
+        sys.exit(f"FAIL: {error}")
