@@ -13,9 +13,8 @@ up.  The image is a file of an ext4 on the former.
   zram     as stock, but swap is compressed memory
   ample    enough real memory; ample-vswap: with VSwapper
 
-Before, the guest touches all memory that it believes to have, as a guest that
-has been up for a while did, and drops its caches.  Not with zeroes: the host
-frees zero-filled pages of huge pages instead of swapping them.
+Before, the guest writes to the memory that it believes to have, as a guest that
+has been up for a while did, and drops its caches.
 """
 
 import os
@@ -96,9 +95,7 @@ l2_start g$g -m $guest_mib -c $cpus "${machine[@]}" -- "${memory[@]}" \
 echo $BASHPID >/sys/fs/cgroup/cgroup.procs
 l2_wait g$g 400
 l2_run g$g 'mkdir -p /mnt && mount -t ext4 -o noatime /dev/vda /mnt &&
-	  mount -t tmpfs -o size='$guest_mib'm t /tmp &&
-	  yes "not a page of zeroes" | head -c '$((guest_mib - 150))'m >/tmp/fill &&
-	  rm /tmp/fill && umount /tmp && echo 3 >/proc/sys/vm/drop_caches'
+	  /mnt/memhog touch '$((guest_mib - 150))' && echo 3 >/proc/sys/vm/drop_caches'
 """
 
 # What is above the limit goes to swap first: lowering memory.max at once kills
