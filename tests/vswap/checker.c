@@ -34,8 +34,8 @@
 
 #define PAGE		4096ul
 #define FILES		2u
-#define FILE_PAGES	4096u
-#define ARENA_PAGES	8192u
+#define FILE_PAGES	3072u
+#define ARENA_PAGES	4096u
 #define RUN		64u
 #define THREADS		8u
 #define DURABLE		8u

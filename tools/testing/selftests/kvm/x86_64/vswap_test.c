@@ -1575,6 +1575,105 @@ static void suspend_device(const char *name, bool suspend)
 	close(fd);
 }
 
+struct dm_table {
+	struct dm_ioctl dm;
+	struct dm_target_spec spec;
+	char params[1024];
+};
+
+/* What a device is made of, and that it be made of something else. */
+static void get_table(const char *name, struct dm_table *table)
+{
+	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
+
+	memset(table, 0, sizeof(*table));
+	table->dm = (struct dm_ioctl) {
+		.version = { DM_VERSION_MAJOR, 0, 0 },
+		.data_size = sizeof(*table),
+		.data_start = offsetof(struct dm_table, spec),
+		.flags = DM_STATUS_TABLE_FLAG,
+	};
+	snprintf(table->dm.name, sizeof(table->dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_STATUS, table));
+	TEST_ASSERT_EQ(table->dm.target_count, 1);
+	close(fd);
+}
+
+static void set_table(const char *name, const struct dm_table *table)
+{
+	struct dm_table copy = *table;
+	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
+
+	copy.dm = (struct dm_ioctl) {
+		.version = { DM_VERSION_MAJOR, 0, 0 },
+		.data_size = sizeof(copy),
+		.data_start = offsetof(struct dm_table, spec),
+		.target_count = 1,
+	};
+	copy.spec.next = 0;
+	snprintf(copy.dm.name, sizeof(copy.dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_LOAD, &copy));
+	close(fd);
+	suspend_device(name, true);
+	suspend_device(name, false);
+}
+
+/* A disk that fails: who reads it is told, and all else is as it was. */
+VSWAP_TEST(disk_errors)
+{
+	struct vswap_ram *ram = &self->ram;
+	const char *name = getenv("VSWAP_DEVICE");
+	struct kvm_vswap_stats before, after;
+	struct dm_table good, bad;
+	struct stat st;
+	int fd;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
+	VSWAP_OK(mknod(vswap_path(self->m.lower, "disk"), S_IFBLK | 0600,
+		       st.st_rdev));
+	fd = vswap_image_open(&self->m, "disk", O_RDWR | O_DIRECT);
+	vswap_fill_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, ram->mem, N, 0);
+	read_aliases(ram, fd, 0, N, 0);
+	read_aliases(ram, self->image, N, N, 0);
+	vswap_pageout(ram, 0, N / 2);
+	vswap_pageout(ram, N, N);
+
+	get_table(name, &good);
+	bad = good;
+	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
+	bad.params[0] = '\0';
+	set_table(name, &bad);
+
+	/* Reads and writes fail, and change nothing. */
+	before = vswap_stats(ram);
+	VSWAP_FAILS(pread(fd, vswap_page(ram, N), PAGE, 0), EIO);
+	VSWAP_FAILS(pwrite(fd, vswap_page(ram, N), PAGE, (N - 1) * PAGE), EIO);
+	/* Pages that were dropped are not there. */
+	TEST_ASSERT_EQ(touch_signal(vswap_page(ram, 0), false), SIGBUS);
+	TEST_ASSERT_EQ(touch_signal(vswap_page(ram, 1), true), SIGBUS);
+	/* Their blocks cannot be replaced, as their content would be lost. */
+	VSWAP_FAILS(pwrite(fd, vswap_page(ram, N), PAGE, 2 * PAGE), EIO);
+	VSWAP_FAILS(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+			      2 * PAGE, PAGE), EIO);
+	after = vswap_stats(ram);
+	TEST_ASSERT(after.io_errors - before.io_errors >= 4, "%llu errors",
+		    after.io_errors - before.io_errors);
+	TEST_ASSERT_EQ(after.broken_by_guest, before.broken_by_guest);
+	/* The pages in memory are, and those of another disk. */
+	vswap_expect_pages(ram, N / 2, N / 2, NEW + N / 2);
+	vswap_expect_pages(ram, N, N, IMAGE);
+
+	/* It was a cable. */
+	set_table(name, &good);
+	vswap_expect_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, vswap_page(ram, N), 1, 2);
+	vswap_expect_pages(ram, 0, N, NEW);
+	vswap_expect_pages(ram, N, N, IMAGE);
+}
+
 /* A device that has been told to write to a page does so whatever happens. */
 VSWAP_TEST(pinned)
 {
