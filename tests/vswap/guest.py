@@ -85,6 +85,7 @@ touch /run/reclaim
 """
 
 RUN = """
+l2_run {guest} 'touch /tmp/go-on' || fail "the guest does not answer"
 l2_run {guest} '/bin/checker run /mnt {checks} {seed} >/tmp/out 2>&1; echo status $? >>/tmp/out' \\
 	>/dev/null 2>&1 &
 """
@@ -117,14 +118,12 @@ class Vm:
         # The guest's memory, not ROMs and the like.
         return max(vms, key=lambda v: v["pages"])
 
-    def run(self, checks, background=False):
-        """Start the checker; False if it is to be waited for elsewhere."""
+    def run(self, checks):
+        """Start the checker, which goes on until it is waited for."""
         self.seed += 1
         self.seen = ""
         self.l1.script(RUN.format(guest=self.guest, checks=checks,
                                   seed=self.seed))
-        if not background:
-            self.wait()
 
     def output(self):
         """What the checker has printed until now."""
@@ -150,7 +149,8 @@ class Vm:
             time.sleep(1)
 
     def wait(self):
-        """Until the checker ends, and well."""
+        """Let the checker end, and see that it does so well."""
+        self.l1.script(f"l2_run {self.guest} 'rm -f /tmp/go-on'", timeout=200)
         end = time.monotonic() + 900 * self.l1.slow
         while "\nstatus " not in self.output():
             if time.monotonic() > end:
@@ -182,7 +182,7 @@ class Vm:
     def check(self, checks, meanwhile=None):
         """Run the checker, and do something while it runs."""
         before = self.stat()
-        self.run(checks, background=True)
+        self.run(checks)
         if meanwhile:
             self.progress(checks // 4)
             meanwhile(self)
@@ -242,7 +242,7 @@ def balloon(vm):
         vm.l1.script(f"""
 qmp {vm.guest} '{{"execute": "balloon", "arguments": {{"value": {mib << 20}}}}}'
 """)
-        vm.progress(vm.progress(0) + 1000)
+        vm.progress(vm.progress(0) + 300)
 
 
 def snapshot(vm):
@@ -251,7 +251,7 @@ def snapshot(vm):
 qmp {vm.guest} '{{"execute": "blockdev-snapshot-internal-sync",
 	"arguments": {{"device": "d", "name": "one"}}}}' || fail "snapshot"
 """)
-    vm.progress(vm.progress(0) + 1000)
+    vm.progress(vm.progress(0) + 300)
     vm.l1.script(f"""
 qmp {vm.guest} '{{"execute": "blockdev-snapshot-internal-sync",
 	"arguments": {{"device": "d", "name": "two"}}}}' || fail "snapshot"
@@ -319,7 +319,7 @@ def case_qcow2_threads(l1, checks):
 def case_migrate(l1, checks):
     """Raw, io_uring; to a second QEMU."""
     vm = Vm(l1, "g-migrate", fmt="raw", aio="io_uring")
-    vm.run(checks, background=True)
+    vm.run(checks)
     vm.progress(checks // 4)
     before = vm.stat()
     vm.exercised({k: 0 if isinstance(v, int) else v for k, v in before.items()},
@@ -342,7 +342,7 @@ def case_kill(l1, checks):
         if i:
             vm.start(vm.guest)
             l1.script(BOOTED.format(guest=vm.guest, **vm.options), timeout=700)
-        vm.run(1 << 40, background=True)
+        vm.run(1 << 40)
         n += vm.progress(checks // 2)
         stats = vm.stat()
         vm.exercised({k: 0 if isinstance(v, int) else v

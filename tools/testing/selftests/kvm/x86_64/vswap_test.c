@@ -1147,6 +1147,20 @@ static int setup_aio(aio_context_t *ctx)
 	return syscall(SYS_io_setup, 64, ctx);
 }
 
+/* Eight runs of eight pages, which are 128 blocks apart. */
+static void expect_spread(struct vswap_ram *ram, bool written)
+{
+	unsigned int i;
+
+	for (i = 0; i < 8; i++)
+		vswap_expect_pages(ram, i * 8, 8,
+				   written ? NEW + i * 8 : IMAGE + i * 128);
+}
+
+/*
+ * Several requests at once, at a distance: those of neighbours may keep each other
+ * from making aliases.
+ */
 VSWAP_TEST(linux_aio)
 {
 	struct vswap_ram *ram = &self->ram;
@@ -1164,7 +1178,7 @@ VSWAP_TEST(linux_aio)
 			iocb[i] = (struct iocb) {
 				.aio_data = i,
 				.aio_fildes = self->image,
-				.aio_offset = (100 + i * 8) * PAGE,
+				.aio_offset = i * 128 * PAGE,
 				.aio_lio_opcode = write ? IOCB_CMD_PWRITE :
 						  IOCB_CMD_PREAD,
 				.aio_buf = (uintptr_t)iov[i].iov_base,
@@ -1187,17 +1201,19 @@ VSWAP_TEST(linux_aio)
 			       8);
 		for (i = 0; i < 8; i++)
 			TEST_ASSERT_EQ(events[i].res, 8 * PAGE);
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 		if (!write) {
 			vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_ALIAS);
 			vswap_pageout(ram, 0, 64);
 		} else {
 			vswap_try_pageout(ram, 0, 64);
 		}
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 	}
 	TEST_ASSERT(vswap_stats(ram).aliased_by_write, "none became an alias");
-	vswap_expect_blocks(&self->m, "image", 100, 64, NEW, false);
+	for (i = 0; i < 8; i++)
+		vswap_expect_blocks(&self->m, "image", i * 128, 8, NEW + i * 8,
+				    false);
 }
 
 /* No more of io_uring than it takes to have a few requests in flight. */
@@ -1281,7 +1297,7 @@ VSWAP_TEST(io_uring)
 			struct io_uring_sqe sqe = {
 				.opcode = write ? IORING_OP_WRITE : IORING_OP_READ,
 				.fd = self->image,
-				.off = (100 + i * 8) * PAGE,
+				.off = i * 128 * PAGE,
 				.addr = (uintptr_t)vswap_page(ram, i * 8),
 				.len = 8 * PAGE,
 				.user_data = i,
@@ -1298,16 +1314,18 @@ VSWAP_TEST(io_uring)
 			queue_sqe(&ring, sqe);
 		}
 		expect_cqes(&ring, 8, 8 * PAGE);
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 		if (!write) {
 			vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_ALIAS);
 			vswap_pageout(ram, 0, 64);
 		} else {
 			vswap_try_pageout(ram, 0, 64);
 		}
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 	}
-	vswap_expect_blocks(&self->m, "image", 100, 64, NEW, false);
+	for (i = 0; i < 8; i++)
+		vswap_expect_blocks(&self->m, "image", i * 128, 8, NEW + i * 8,
+				    false);
 	TEST_ASSERT(vswap_stats(ram).aliased_by_write, "none became an alias");
 
 	/* Pins for good are refused, as for files of other disks. */
