@@ -3,7 +3,8 @@
  * Verify, in a guest, that its memory and its disk have the content that they ought
  * to have:
  *
- *	checker run DIR CHECKS [SEED]	until so many pages have been compared
+ *	checker run DIR CHECKS [SEED]	until so many pages have been compared, and
+					there is no /tmp/go-on
  *	checker verify DIR		by lines that "run" printed
  *
  * One thread for each CPU has files in DIR and memory of its own, and knows what each
@@ -34,8 +35,8 @@
 
 #define PAGE		4096ul
 #define FILES		2u
-#define FILE_PAGES	4096u
-#define ARENA_PAGES	8192u
+#define FILE_PAGES	3072u
+#define ARENA_PAGES	4096u
 #define RUN		64u
 #define THREADS		8u
 #define DURABLE		8u
@@ -332,7 +333,7 @@ static void *act(void *data)
 
 	for (i = 0; i < ACTIONS; i++)
 		sum += actions[i].weight;
-	while (atomic_load(&checks) < wanted) {
+	while (atomic_load(&checks) < wanted || !access("/tmp/go-on", F_OK)) {
 		n = below(t, sum);
 		for (i = 0; n >= actions[i].weight; i++)
 			n -= actions[i].weight;

@@ -66,7 +66,8 @@ static const struct field {
 #undef FIELD
 };
 
-#define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define NR_FIELDS ARRAY_SIZE(fields)
 
 struct vm {
 	pid_t pid;
@@ -435,13 +436,8 @@ static void print_prometheus(void)
 
 /* ------------------------------------------------------------- commands */
 
-static volatile sig_atomic_t ended;
-
-static void end(int sig)
-{
-	(void)sig;
-	ended = 1;
-}
+/* Signals that end it are blocked, and waited for. */
+static sigset_t end_signals;
 
 static double now(void)
 {
@@ -451,15 +447,19 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-static void wait_for(double seconds)
+/* Returns false if it is to end. */
+static bool wait_for(double seconds)
 {
 	struct timespec ts = {
 		.tv_sec = seconds,
 		.tv_nsec = (seconds - (long)seconds) * 1e9,
 	};
+	int ret;
 
-	while (!ended && nanosleep(&ts, &ts) && errno == EINTR)
-		;
+	do {
+		ret = sigtimedwait(&end_signals, NULL, &ts);
+	} while (ret < 0 && errno == EINTR);
+	return ret < 0;
 }
 
 static double parse_seconds(const char *text)
@@ -479,7 +479,7 @@ static unsigned long parse_count(const char *text)
 	return atol(text);
 }
 
-static void usage(FILE *f)
+static void print_help(FILE *f)
 {
 	fprintf(f,
 		"usage: vswap stat [-i SECONDS] [-n COUNT] [--json|--prometheus] [PID|FILE]...\n"
@@ -518,7 +518,7 @@ int main(int argc, char **argv)
 
 	page_size = sysconf(_SC_PAGESIZE);
 	if (argc > 1 && !strcmp(argv[1], "--help")) {
-		usage(stdout);
+		print_help(stdout);
 		return 0;
 	}
 	if (argc > 1 && !strcmp(argv[1], "--version")) {
@@ -526,7 +526,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argc < 2 || (strcmp(argv[1], "stat") && strcmp(argv[1], "top"))) {
-		usage(stderr);
+		print_help(stderr);
 		return 2;
 	}
 	top = !strcmp(argv[1], "top");
@@ -548,10 +548,10 @@ int main(int argc, char **argv)
 			format = PROMETHEUS;
 			break;
 		case 'h':
-			usage(stdout);
+			print_help(stdout);
 			return 0;
 		default:
-			usage(stderr);
+			print_help(stderr);
 			return 2;
 		}
 	}
@@ -563,14 +563,15 @@ int main(int argc, char **argv)
 		count = 1;
 	quiet_errors = top;
 
-	signal(SIGINT, end);
-	signal(SIGTERM, end);
-	for (n = 0; !ended && (!count || n < count); n++) {
+	sigemptyset(&end_signals);
+	sigaddset(&end_signals, SIGINT);
+	sigaddset(&end_signals, SIGTERM);
+	if (interval)
+		sigprocmask(SIG_BLOCK, &end_signals, NULL);
+	for (n = 0; !count || n < count; n++) {
 		double seconds;
 
-		if (n)
-			wait_for(interval);
-		if (ended)
+		if (n && !wait_for(interval))
 			break;
 		scan(argv + 1 + optind, !n);
 		seconds = n ? now() - last : 0;

@@ -21,9 +21,11 @@
  * It takes VSWAP_LOWER in the environment, see vswap_util.h.
  */
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <linux/compiler.h>
 #include <linux/falloc.h>
 
 #include "kselftest.h"
@@ -56,9 +58,9 @@ static pthread_rwlock_t block_locks[BLOCKS];
 /* Held for writing by who changes what belongs to all. */
 static pthread_rwlock_t all_lock;
 
-static _Atomic uint64_t next_seed = 1;
-static _Atomic uint64_t checks;
-static _Atomic bool stop;
+static atomic_ulong next_seed = 1;
+static atomic_ulong checks;
+static atomic_bool stop;
 
 /* Pages of a RAM file, or blocks of the image. */
 struct run {
@@ -102,9 +104,14 @@ static bool one_in(struct thread *t, unsigned int n)
 	return !below(t, n);
 }
 
-#define did(t, fmt, ...)							\
-	snprintf((t)->history[(t)->ops++ % HISTORY],				\
-		 sizeof((t)->history[0]), fmt, ##__VA_ARGS__)
+static void __printf(2, 3) did(struct thread *t, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(t->history[t->ops++ % HISTORY], sizeof(t->history[0]), fmt, args);
+	va_end(args);
+}
 
 /* ------------------------------------------------------------ content */
 
@@ -117,45 +124,48 @@ static void fill_sector(void *sector, uint64_t value, unsigned int in_page)
 		p[i] = vswap_word(value, in_page * (SECTOR / sizeof(*p)) + i);
 }
 
-/*
- * Sectors of memory are compared as they lie in pages of a file.  What does not
- * equal is looked at again, to tell what was wrong for a moment only.
- */
+/* Something is wrong.  Look again, to tell what was so for a moment only. */
+static void fail_word(struct thread *t, const char *what, unsigned int ram,
+		      const uint64_t *p, uint64_t sector, uint64_t seen,
+		      uint64_t expected)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	unsigned int n;
+
+	/* One at a time, as the first one exits. */
+	pthread_mutex_lock(&lock);
+	ksft_print_msg("thread %u, random numbers %lu:\n", t->id, seed);
+	for (n = t->ops < HISTORY ? t->ops : HISTORY; n; n--)
+		ksft_print_msg("  %s\n", t->history[(t->ops - n) % HISTORY]);
+	ksft_print_msg("0x%lx, again 0x%lx\n", seen, READ_ONCE(*p));
+	if (ram < NR_RAMS) {
+		ksft_print_msg("state %u\n", vswap_state(&rams[ram],
+							 sector / SECTORS));
+		madvise((void *)((uintptr_t)p & -PAGE), PAGE, MADV_PAGEOUT);
+		ksft_print_msg("after reclaim 0x%lx\n", READ_ONCE(*p));
+	}
+	TEST_FAIL("%s %lu of file %u, sector %lu: 0x%lx, not 0x%lx", what,
+		  sector / SECTORS, ram, sector % SECTORS, seen, expected);
+}
+
+/* Sectors of memory, as they lie in pages of a file, are as expected. */
 static void expect_sectors(struct thread *t, const char *what, unsigned int ram,
 			   const char *mem, uint64_t first, uint64_t nr,
 			   const uint64_t *model)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	const uint64_t words = SECTOR / sizeof(uint64_t);
-	uint64_t i, k;
+	uint64_t i, k, seen, expected;
 
 	for (i = 0; i < nr; i++) {
-		const volatile uint64_t *p = (void *)(mem + i * SECTOR);
-		unsigned int place = (first + i) % SECTORS * words;
+		const uint64_t *p = (void *)(mem + i * SECTOR);
 
 		for (k = 0; k < words; k++) {
-			uint64_t seen = p[k];
-			unsigned int n;
-
-			if (seen == vswap_word(model[i], place + k))
-				continue;
-			/* One at a time, as the first one exits. */
-			pthread_mutex_lock(&lock);
-			ksft_print_msg("thread %u, random numbers %lu:\n", t->id,
-				       seed);
-			for (n = t->ops < HISTORY ? t->ops : HISTORY; n; n--)
-				ksft_print_msg("  %s\n", t->history[(t->ops - n) %
-							       HISTORY]);
-			if (!strcmp(what, "page"))
-				ksft_print_msg("state %u, after reclaim 0x%lx\n",
-					       vswap_state(&rams[ram],
-							   (first + i) / SECTORS),
-					       (madvise((void *)((uintptr_t)p & -PAGE),
-							PAGE, MADV_PAGEOUT), p[k]));
-			TEST_FAIL("%s %lu of file %u, sector %lu word %lu: 0x%lx, then 0x%lx, expected 0x%lx of seed %lu",
-				  what, (first + i) / SECTORS, ram,
-				  (first + i) % SECTORS, k, seen, p[k],
-				  vswap_word(model[i], place + k), model[i]);
+			seen = READ_ONCE(p[k]);
+			expected = vswap_word(model[i], (first + i) % SECTORS *
+					      words + k);
+			if (seen != expected)
+				fail_word(t, what, ram, &p[k], first + i, seen,
+					  expected);
 		}
 	}
 	atomic_fetch_add(&checks, (nr + SECTORS - 1) / SECTORS);
@@ -642,7 +652,7 @@ static void deal(unsigned int ram, unsigned int nr, uint64_t *random, bool pages
 	}
 }
 
-static void stress(void)
+static void run_threads(void)
 {
 	struct kvm_vswap_stats s, sum = {};
 	pthread_rwlockattr_t attr;
@@ -692,13 +702,16 @@ static void stress(void)
 
 	for (i = 0; i < NR_RAMS; i++) {
 		s = vswap_stats(&rams[i]);
-		ksft_print_msg("file %u: aliased %llu by read %llu by write; refaults %llu of %llu pages; swap faults %llu; stale reads avoided %llu; broken %llu by memory, %llu by blocks; skipped %llu conflict, %llu changed, %llu busy, %llu pinned, %llu shared\n",
-			       i, s.aliased_by_read, s.aliased_by_write,
-			       s.refaults, s.refault_pages, s.swap_faults,
-			       s.stale_reads_avoided, s.broken_by_guest,
-			       s.broken_by_write, s.skipped_conflict,
-			       s.skipped_changed, s.skipped_busy, s.skipped_pinned,
-			       s.skipped_shared);
+		ksft_print_msg("file %u: aliased %llu by read, %llu by write\n", i,
+			       s.aliased_by_read, s.aliased_by_write);
+		ksft_print_msg("refaults %llu of %llu pages, swap faults %llu\n",
+			       s.refaults, s.refault_pages, s.swap_faults);
+		ksft_print_msg("broken %llu by memory, %llu by blocks, avoided %llu\n",
+			       s.broken_by_guest, s.broken_by_write,
+			       s.stale_reads_avoided);
+		ksft_print_msg("skipped %llu conflict, %llu changed, %llu busy\n",
+			       s.skipped_conflict, s.skipped_changed,
+			       s.skipped_busy);
 		TEST_ASSERT_EQ(s.io_errors, 0);
 		sum.aliased_by_read += s.aliased_by_read;
 		sum.aliased_by_write += s.aliased_by_write;
@@ -735,8 +748,16 @@ static void stress(void)
 #define FSX_SIZE	(600 * PAGE)
 
 /* The same on an image and on a file below, with the same result. */
-static void fsx(void)
+static void compare_files(void)
 {
+	static const int modes[] = {
+		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		FALLOC_FL_ZERO_RANGE,
+		FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+		FALLOC_FL_KEEP_SIZE,
+		0,
+		FALLOC_FL_PUNCH_HOLE,
+	};
 	struct thread *t = &threads[0];
 	char *plain_buf = vswap_buffer(FSX_SIZE / PAGE + 1), *buf;
 	char *image_buf = vswap_buffer(FSX_SIZE / PAGE + 1);
@@ -817,11 +838,7 @@ static void fsx(void)
 			error[1] = errno;
 			break;
 		case 5:
-			mode = (int []) { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-					  FALLOC_FL_ZERO_RANGE,
-					  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
-					  FALLOC_FL_KEEP_SIZE, 0,
-					  FALLOC_FL_PUNCH_HOLE }[below(t, 6)];
+			mode = modes[below(t, ARRAY_SIZE(modes))];
 			errno = 0;
 			ret[0] = fallocate(image[direct], mode, pos, len);
 			error[0] = errno;
@@ -863,7 +880,7 @@ static void fsx(void)
 	ksft_test_result_pass("fsx: %lu operations\n", n);
 }
 
-static unsigned long number(const char *text)
+static unsigned long parse_number(const char *text)
 {
 	char *end;
 	unsigned long n = strtoul(text, &end, 0);
@@ -880,21 +897,21 @@ int main(int argc, char *argv[])
 	while ((opt = getopt(argc, argv, "n:f:s:t:")) != -1) {
 		switch (opt) {
 		case 'n':
-			nr_checks = number(optarg);
+			nr_checks = parse_number(optarg);
 			break;
 		case 'f':
-			nr_fsx = number(optarg);
+			nr_fsx = parse_number(optarg);
 			break;
 		case 's':
-			seed = number(optarg);
+			seed = parse_number(optarg);
 			break;
 		case 't':
-			nr_threads = number(optarg);
+			nr_threads = parse_number(optarg);
 			TEST_ASSERT(nr_threads && nr_threads <= MAX_THREADS,
 				    "1 to %u threads", MAX_THREADS);
 			break;
 		default:
-			fprintf(stderr, "usage: %s [-n checks] [-f operations] [-s seed] [-t threads]\n",
+			fprintf(stderr, "usage: %s [-n checks] [-f count] [-s seed] [-t threads]\n",
 				argv[0]);
 			return KSFT_FAIL;
 		}
@@ -906,7 +923,7 @@ int main(int argc, char *argv[])
 	ksft_print_msg("%lu checks, %lu operations, %u threads, random numbers %lu\n",
 		       nr_checks, nr_fsx, nr_threads, seed);
 	vswap_mount_setup(&m);
-	stress();
-	fsx();
+	run_threads();
+	compare_files();
 	ksft_finished();
 }

@@ -24,6 +24,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <linux/aio_abi.h>
+#include <linux/compiler.h>
 #include <linux/dm-ioctl.h>
 #include <linux/falloc.h>
 #include <linux/io_uring.h>
@@ -61,12 +62,6 @@ FIXTURE_SETUP(vswap)
 FIXTURE_TEARDOWN(vswap)
 {
 }
-
-#define REQUIRE_SWAP()							\
-do {									\
-	if (!vswap_has_swap())						\
-		SKIP(return, "no swap");				\
-} while (0)
 
 /* Pages that are not shmem's any more, after a read of an image to them. */
 static void read_aliases(struct vswap_ram *ram, int image, uint64_t first,
@@ -325,8 +320,8 @@ VSWAP_TEST(write_crosswise)
 /* ------------------------------------------- pages that change meanwhile */
 
 struct counter {
-	volatile uint64_t *word;
-	_Atomic bool stop;
+	uint64_t *word;
+	atomic_bool stop;
 	uint64_t count;
 };
 
@@ -334,18 +329,18 @@ struct counter {
 static void *count_up(void *data)
 {
 	struct counter *c = data;
-	volatile uint64_t *word = c->word;
-	uint64_t last = *word;
+	uint64_t last = READ_ONCE(*c->word), seen;
 	unsigned int i;
 
 	while (!atomic_load(&c->stop)) {
 		for (i = 0; i < 200; i++) {
-			TEST_ASSERT(*word == last, "memory is %lu after %lu",
-				    *word, last);
-			*word = ++last;
+			seen = READ_ONCE(*c->word);
+			TEST_ASSERT(seen == last, "memory is %lu after %lu", seen,
+				    last);
+			WRITE_ONCE(*c->word, ++last);
 		}
-		TEST_ASSERT(*word == last, "memory is %lu after %lu", *word,
-			    last);
+		seen = READ_ONCE(*c->word);
+		TEST_ASSERT(seen == last, "memory is %lu after %lu", seen, last);
 		usleep(300);
 	}
 	c->count = last;
@@ -368,7 +363,7 @@ VSWAP_TEST(changed_in_flight)
 		/* What is on disk was in memory, and later than before. */
 		vswap_pread(self->image, buf, 1, 7);
 		TEST_ASSERT(*(uint64_t *)buf >= last &&
-			    *(uint64_t *)buf <= *counter.word,
+			    *(uint64_t *)buf <= READ_ONCE(*counter.word),
 			    "%lu is on disk after %lu", *(uint64_t *)buf, last);
 		last = *(uint64_t *)buf;
 		if (i % 4 == 0)
@@ -649,7 +644,7 @@ static void fault_handler(int sig)
 }
 
 /* The signal that an access to memory gets, or 0. */
-static int touch_signal(volatile void *p, bool write)
+static int touch_signal(void *p, bool write)
 {
 	struct sigaction action = { .sa_handler = fault_handler };
 	int sig;
@@ -659,9 +654,9 @@ static int touch_signal(volatile void *p, bool write)
 	sig = sigsetjmp(fault_env, 1);
 	if (!sig) {
 		if (write)
-			*(volatile uint64_t *)p = 1;
+			WRITE_ONCE(*(uint64_t *)p, 1);
 		else
-			(void)*(volatile uint64_t *)p;
+			(void)READ_ONCE(*(uint64_t *)p);
 	}
 	signal(SIGBUS, SIG_DFL);
 	signal(SIGSEGV, SIG_DFL);
@@ -702,7 +697,8 @@ VSWAP_TEST(stale_reads)
 	struct vswap_ram *ram = &self->ram;
 	struct kvm_vswap_stats before, after;
 
-	REQUIRE_SWAP();
+	if (!vswap_has_swap())
+		SKIP(return, "no swap");
 
 	/* In swap. */
 	vswap_fill_pages(ram, 0, N, NEW);
@@ -738,7 +734,8 @@ VSWAP_TEST(swap_in)
 	struct vswap_ram *ram = &self->ram;
 	struct kvm_vswap_stats before, after;
 
-	REQUIRE_SWAP();
+	if (!vswap_has_swap())
+		SKIP(return, "no swap");
 
 	vswap_fill_pages(ram, 0, N, NEW);
 	vswap_pageout(ram, 0, N);
@@ -791,7 +788,8 @@ VSWAP_TEST(swapoff)
 	unsigned int nr = 0;
 	FILE *f;
 
-	REQUIRE_SWAP();
+	if (!vswap_has_swap())
+		SKIP(return, "no swap");
 
 	f = fopen("/proc/swaps", "r");
 	TEST_ASSERT(f && fgets(line, sizeof(line), f), "no /proc/swaps");
@@ -1149,6 +1147,20 @@ static int setup_aio(aio_context_t *ctx)
 	return syscall(SYS_io_setup, 64, ctx);
 }
 
+/* Eight runs of eight pages, which are 128 blocks apart. */
+static void expect_spread(struct vswap_ram *ram, bool written)
+{
+	unsigned int i;
+
+	for (i = 0; i < 8; i++)
+		vswap_expect_pages(ram, i * 8, 8,
+				   written ? NEW + i * 8 : IMAGE + i * 128);
+}
+
+/*
+ * Several requests at once, at a distance: those of neighbours may keep each other
+ * from making aliases.
+ */
 VSWAP_TEST(linux_aio)
 {
 	struct vswap_ram *ram = &self->ram;
@@ -1166,7 +1178,7 @@ VSWAP_TEST(linux_aio)
 			iocb[i] = (struct iocb) {
 				.aio_data = i,
 				.aio_fildes = self->image,
-				.aio_offset = (100 + i * 8) * PAGE,
+				.aio_offset = i * 128 * PAGE,
 				.aio_lio_opcode = write ? IOCB_CMD_PWRITE :
 						  IOCB_CMD_PREAD,
 				.aio_buf = (uintptr_t)iov[i].iov_base,
@@ -1189,13 +1201,19 @@ VSWAP_TEST(linux_aio)
 			       8);
 		for (i = 0; i < 8; i++)
 			TEST_ASSERT_EQ(events[i].res, 8 * PAGE);
-		vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_ALIAS);
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
-		vswap_pageout(ram, 0, 64);
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
+		if (!write) {
+			vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_ALIAS);
+			vswap_pageout(ram, 0, 64);
+		} else {
+			vswap_try_pageout(ram, 0, 64);
+		}
+		expect_spread(ram, write);
 	}
-	TEST_ASSERT_EQ(vswap_stats(ram).aliased_by_write, 64);
-	vswap_expect_blocks(&self->m, "image", 100, 64, NEW, false);
+	TEST_ASSERT(vswap_stats(ram).aliased_by_write, "none became an alias");
+	for (i = 0; i < 8; i++)
+		vswap_expect_blocks(&self->m, "image", i * 128, 8, NEW + i * 8,
+				    false);
 }
 
 /* No more of io_uring than it takes to have a few requests in flight. */
@@ -1279,7 +1297,7 @@ VSWAP_TEST(io_uring)
 			struct io_uring_sqe sqe = {
 				.opcode = write ? IORING_OP_WRITE : IORING_OP_READ,
 				.fd = self->image,
-				.off = (100 + i * 8) * PAGE,
+				.off = i * 128 * PAGE,
 				.addr = (uintptr_t)vswap_page(ram, i * 8),
 				.len = 8 * PAGE,
 				.user_data = i,
@@ -1296,16 +1314,18 @@ VSWAP_TEST(io_uring)
 			queue_sqe(&ring, sqe);
 		}
 		expect_cqes(&ring, 8, 8 * PAGE);
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 		if (!write) {
 			vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_ALIAS);
 			vswap_pageout(ram, 0, 64);
 		} else {
 			vswap_try_pageout(ram, 0, 64);
 		}
-		vswap_expect_pages(ram, 0, 64, write ? NEW : IMAGE + 100);
+		expect_spread(ram, write);
 	}
-	vswap_expect_blocks(&self->m, "image", 100, 64, NEW, false);
+	for (i = 0; i < 8; i++)
+		vswap_expect_blocks(&self->m, "image", i * 128, 8, NEW + i * 8,
+				    false);
 	TEST_ASSERT(vswap_stats(ram).aliased_by_write, "none became an alias");
 
 	/* Pins for good are refused, as for files of other disks. */
@@ -1571,6 +1591,105 @@ static void suspend_device(const char *name, bool suspend)
 	snprintf(dm.name, sizeof(dm.name), "%s", name);
 	VSWAP_OK(ioctl(fd, DM_DEV_SUSPEND, &dm));
 	close(fd);
+}
+
+struct dm_table {
+	struct dm_ioctl dm;
+	struct dm_target_spec spec;
+	char params[1024];
+};
+
+/* What a device is made of, and that it be made of something else. */
+static void get_table(const char *name, struct dm_table *table)
+{
+	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
+
+	memset(table, 0, sizeof(*table));
+	table->dm = (struct dm_ioctl) {
+		.version = { DM_VERSION_MAJOR, 0, 0 },
+		.data_size = sizeof(*table),
+		.data_start = offsetof(struct dm_table, spec),
+		.flags = DM_STATUS_TABLE_FLAG,
+	};
+	snprintf(table->dm.name, sizeof(table->dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_STATUS, table));
+	TEST_ASSERT_EQ(table->dm.target_count, 1);
+	close(fd);
+}
+
+static void set_table(const char *name, const struct dm_table *table)
+{
+	struct dm_table copy = *table;
+	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
+
+	copy.dm = (struct dm_ioctl) {
+		.version = { DM_VERSION_MAJOR, 0, 0 },
+		.data_size = sizeof(copy),
+		.data_start = offsetof(struct dm_table, spec),
+		.target_count = 1,
+	};
+	copy.spec.next = 0;
+	snprintf(copy.dm.name, sizeof(copy.dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_LOAD, &copy));
+	close(fd);
+	suspend_device(name, true);
+	suspend_device(name, false);
+}
+
+/* A disk that fails: who reads it is told, and all else is as it was. */
+VSWAP_TEST(disk_errors)
+{
+	struct vswap_ram *ram = &self->ram;
+	const char *name = getenv("VSWAP_DEVICE");
+	struct kvm_vswap_stats before, after;
+	struct dm_table good, bad;
+	struct stat st;
+	int fd;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
+	VSWAP_OK(mknod(vswap_path(self->m.lower, "disk"), S_IFBLK | 0600,
+		       st.st_rdev));
+	fd = vswap_image_open(&self->m, "disk", O_RDWR | O_DIRECT);
+	vswap_fill_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, ram->mem, N, 0);
+	read_aliases(ram, fd, 0, N, 0);
+	read_aliases(ram, self->image, N, N, 0);
+	vswap_pageout(ram, 0, N / 2);
+	vswap_pageout(ram, N, N);
+
+	get_table(name, &good);
+	bad = good;
+	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
+	bad.params[0] = '\0';
+	set_table(name, &bad);
+
+	/* Reads and writes fail, and change nothing. */
+	before = vswap_stats(ram);
+	VSWAP_FAILS(pread(fd, vswap_page(ram, N), PAGE, 0), EIO);
+	VSWAP_FAILS(pwrite(fd, vswap_page(ram, N), PAGE, (N - 1) * PAGE), EIO);
+	/* Pages that were dropped are not there. */
+	TEST_ASSERT_EQ(touch_signal(vswap_page(ram, 0), false), SIGBUS);
+	TEST_ASSERT_EQ(touch_signal(vswap_page(ram, 1), true), SIGBUS);
+	/* Their blocks cannot be replaced, as their content would be lost. */
+	VSWAP_FAILS(pwrite(fd, vswap_page(ram, N), PAGE, 2 * PAGE), EIO);
+	VSWAP_FAILS(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+			      2 * PAGE, PAGE), EIO);
+	after = vswap_stats(ram);
+	TEST_ASSERT(after.io_errors - before.io_errors >= 4, "%llu errors",
+		    after.io_errors - before.io_errors);
+	TEST_ASSERT_EQ(after.broken_by_guest, before.broken_by_guest);
+	/* The pages in memory are, and those of another disk. */
+	vswap_expect_pages(ram, N / 2, N / 2, NEW + N / 2);
+	vswap_expect_pages(ram, N, N, IMAGE);
+
+	/* It was a cable. */
+	set_table(name, &good);
+	vswap_expect_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, vswap_page(ram, N), 1, 2);
+	vswap_expect_pages(ram, 0, N, NEW);
+	vswap_expect_pages(ram, N, N, IMAGE);
 }
 
 /* A device that has been told to write to a page does so whatever happens. */
@@ -1912,17 +2031,19 @@ static void init_lock(struct flock *lock, short type)
 
 static void *unlock_later(void *data)
 {
+	atomic_int *holder = data;
+
 	/* The waiter is waiting, or it will be: either way it gets the lock. */
-	while (!atomic_load((_Atomic int *)data))
+	while (!atomic_load(holder))
 		sched_yield();
-	close(atomic_load((_Atomic int *)data));
+	close(atomic_load(holder));
 	return NULL;
 }
 
 /* Locks are those of the file below: who does not use the mount sees them. */
 VSWAP_TEST(locks)
 {
-	_Atomic int holder = 0;
+	atomic_int holder = 0;
 	struct flock lock;
 	int lower, fd, status;
 	pthread_t thread;
@@ -1964,7 +2085,7 @@ VSWAP_TEST(locks)
 	VSWAP_FAILS(fcntl(fd, F_OFD_SETLK, &lock), EAGAIN);
 	VSWAP_OK(fcntl(fd, F_OFD_GETLK, &lock));
 	TEST_ASSERT_EQ(lock.l_type, F_WRLCK);
-	pthread_create(&thread, NULL, unlock_later, (void *)&holder);
+	pthread_create(&thread, NULL, unlock_later, &holder);
 	atomic_store(&holder, lower);
 	init_lock(&lock, F_WRLCK);
 	VSWAP_OK(fcntl(fd, F_OFD_SETLKW, &lock));
@@ -1974,7 +2095,7 @@ VSWAP_TEST(locks)
 	lower = vswap_image_open(&self->m, "image", O_RDWR);
 	VSWAP_FAILS(fcntl(lower, F_OFD_SETLK, &lock), EAGAIN);
 	atomic_store(&holder, 0);
-	pthread_create(&thread, NULL, unlock_later, (void *)&holder);
+	pthread_create(&thread, NULL, unlock_later, &holder);
 	atomic_store(&holder, fd);
 	VSWAP_OK(fcntl(lower, F_OFD_SETLKW, &lock));
 	pthread_join(thread, NULL);

@@ -26,6 +26,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <linux/compiler.h>
 #include <linux/kvm_vswap.h>
 #include <linux/mempolicy.h>
 
@@ -52,15 +53,17 @@
 /* A system call that has to fail, and how. */
 #define VSWAP_FAILS(call, error)						\
 do {										\
+	const int __expected = (error);						\
 	long __ret;								\
 	int __errno;								\
 										\
 	errno = 0;								\
 	__ret = (long)(call);							\
 	__errno = errno;							\
-	TEST_ASSERT(__ret == -1 && __errno == (error),				\
+	TEST_ASSERT(__ret == -1 && __errno == __expected,			\
 		    #call " returned %ld with errno %d (%s), not -1 with %d (%s)", \
-		    __ret, __errno, strerror(__errno), error, strerror(error));	\
+		    __ret, __errno, strerror(__errno), __expected,		\
+		    strerror(__expected));					\
 } while (0)
 
 /*
@@ -147,14 +150,16 @@ static inline void vswap_remove_tree(const char *path)
 {
 	struct dirent *entry;
 	DIR *dir = opendir(path);
-	char name[2 * PATH_MAX];
+	char name[PATH_MAX];
 
 	if (!dir)
 		return;
 	while ((entry = readdir(dir))) {
 		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
 			continue;
-		snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
+		TEST_ASSERT(snprintf(name, sizeof(name), "%s/%s", path,
+				     entry->d_name) < (int)sizeof(name),
+			    "the name is too long");
 		if (unlink(name) && errno == EISDIR)
 			vswap_remove_tree(name);
 	}
@@ -277,25 +282,23 @@ static inline void __vswap_expect_page(const char *file, int line,
 #define vswap_expect_page(page, seed) \
 	__vswap_expect_page(__FILE__, __LINE__, page, seed, 0)
 
-#define vswap_expect_pages(ram, first, nr, seed)				\
-do {										\
-	uint64_t __i;								\
-										\
-	for (__i = 0; __i < (nr); __i++)					\
-		__vswap_expect_page(__FILE__, __LINE__,				\
-				    vswap_page(ram, (first) + __i),		\
-				    (seed) + __i, (first) + __i);		\
-} while (0)
+static inline void __vswap_expect_pages(const char *file, int line,
+					struct vswap_ram *ram, uint64_t first,
+					uint64_t nr, uint64_t seed, bool zeroes)
+{
+	uint64_t i;
 
-#define vswap_expect_zeroes(ram, first, nr)					\
-do {										\
-	uint64_t __i;								\
-										\
-	for (__i = 0; __i < (nr); __i++)					\
-		__vswap_expect_page(__FILE__, __LINE__,				\
-				    vswap_page(ram, (first) + __i), 0,		\
-				    (first) + __i);				\
-} while (0)
+	for (i = 0; i < nr; i++)
+		__vswap_expect_page(file, line, vswap_page(ram, first + i),
+				    zeroes ? 0 : seed + i, first + i);
+}
+
+/* Pages [first, first + nr) have seeds from "seed" on, or are zeroes. */
+#define vswap_expect_pages(ram, first, nr, seed) \
+	__vswap_expect_pages(__FILE__, __LINE__, ram, first, nr, seed, false)
+
+#define vswap_expect_zeroes(ram, first, nr) \
+	__vswap_expect_pages(__FILE__, __LINE__, ram, first, nr, 0, true)
 
 /* Memory of the process's own, for direct I/O. */
 static inline char *vswap_buffer(uint64_t pages)
@@ -386,7 +389,7 @@ static inline uint64_t vswap_touch(struct vswap_ram *ram, uint64_t first,
 	uint64_t i, sum = 0;
 
 	for (i = first; i < first + nr; i++)
-		sum += *(volatile uint64_t *)vswap_page(ram, i);
+		sum += READ_ONCE(*(uint64_t *)vswap_page(ram, i));
 	return sum;
 }
 
