@@ -11,6 +11,8 @@ through the DMA API; igb answers a packet load with the same protection.
   sidecore   the same with sidecore_cpus=0; -deferred and -optimistic: the
          host's teardown policy
   bare   L1 driving the devices itself, strict; bare-deferred: lazy flush
+  none-eli, sidecore-eli   with exitless interrupts (eli=1) as well, on an
+         isolated CPU: what is left of the packets' cost without these
 
 A guest with caching mode on is always strict: Linux refuses to batch
 invalidations then, so there is no qemu-deferred, and what -deferred and
@@ -21,14 +23,16 @@ import statistics
 
 import rig
 from counts import Counts
+from irq import ISOLATION, KEEP_CPU_FREE
 from load import Load
 
 PAGES = 1024
-# Times are medians of so many runs, as the build machine may be busy, too.
-PAIRS = 100
-PAIR_RUNS = 50
-SECONDS = 3
-LOAD_RUNS = 3
+# Times are medians of many runs, which are so short that the build machine seldom
+# does something else meanwhile.
+PAIRS = 10
+PAIR_RUNS = 400
+SECONDS = 2
+LOAD_RUNS = 5
 WINDOW = 8
 # An access to a device register: nested page fault (SVM), EPT (VMX).
 MMIO_REASONS = ("npf", "ept", "ept_misconfig")
@@ -46,7 +50,14 @@ GUESTS = {
     "sidecore-deferred": (SIDECORE + " viommu_teardown=deferred", STRICT, ""),
     "sidecore-optimistic": (SIDECORE + " viommu_teardown=optimistic", STRICT,
                             ""),
+    "none-eli": ("eli=1", "", "-overcommit cpu-pm=on"),
+    "sidecore-eli": (SIDECORE + " eli=1", STRICT, "-overcommit cpu-pm=on"),
 }
+
+
+def features(name):
+    """What of ours a guest's configuration is about."""
+    return [f for f in ("eli", "viommu") if f"{f}=1" in (GUESTS[name][0] or "")]
 
 
 class Prober:
@@ -77,8 +88,8 @@ class Prober:
         """ns for mapping and unmapping a page: the median of runs of n."""
         out = self.l1.script(
             f"{self.run} 'i=0; while [ $i -lt {runs} ]; do echo {n} >{self.dev}"
-            f"/pairs && cat {self.dev}/result || exit; i=$((i+1)); done' "
-            f"|| fail pairs", timeout=600).out
+            f"/pairs && read -r r <{self.dev}/result || exit; echo $r; "
+            f"i=$((i+1)); done' || fail pairs", timeout=600).out
         results = [tuple(map(int, line.split())) for line in out.splitlines()]
         if len(results) != runs or any(calls != n for calls, _, _ in results):
             raise rig.RigError(f"pairs: not {runs} times {n} calls:\n{out}")
@@ -94,13 +105,14 @@ class Prober:
 
 def boot_guest(l1, name, cpus=1):
     options, append, args = GUESTS[name]
-    wrap = ("" if options is None else
-            f'-x "{rig.build_viommu_tools()}/viommu-run"')
-    l1.script(f"""
+    wrap = (f'-x "{rig.build_viommu_tools()}/viommu-run"'
+            if "viommu" in features(name) else "")
+    pin = "-p 1" if "eli" in features(name) else "-w last"
+    l1.script(("" if pin == "-w last" else KEEP_CPU_FREE) + f"""
 load_kvm {options or ""}
 igb=$(bind_vfio igb)
 edu=$(bind_vfio edu)
-l2_start g -w last -c {cpus} {wrap} -a "{append}" -- {args} \
+l2_start g {pin} -c {cpus} {wrap} -a "{append}" -- {args} \
 	-device vfio-pci,host=$igb,addr=0x10 \
 	-device vfio-pci,host=$edu,addr=0x11
 l2_wait g 400
@@ -128,17 +140,18 @@ echo ${{DEVICE[igb]}} >/sys/bus/pci/drivers/igb/bind
 # pins in addition.
 LOCKED = """
 awk '/^VmLck:/ { print $2 / 4 }' /proc/$(l2_pid g)/status
-cat /sys/kernel/debug/kvm/*-*/viommu_pinned 2>/dev/null
+cat /sys/kernel/debug/kvm/*-*/viommu_pinned 2>/dev/null || true
 """
 
 
 def measure(name, boot, is_guest):
     """Rows of one configuration in real time."""
-    ours = is_guest and GUESTS[name][0] is not None
-    with rig.L1(f"bench.iommu.{name}",
-                modules="viommu" if ours else "distro",
-                devices=["igb", "edu"],
-                append="iommu.strict=1", guest_modules=["dmaprobe"]) as l1:
+    have = features(name) if is_guest else []
+    ours = "viommu" in have
+    with rig.L1(f"bench.iommu.{name}", modules="+".join(have) or "distro",
+                devices=["igb", "edu"], guest_modules=["dmaprobe"],
+                append="iommu.strict=1 " +
+                (ISOLATION if "eli" in have else "")) as l1:
         rig.note(name, "booting")
         prober = boot(l1)
         rig.note(name, "mapping and unmapping")

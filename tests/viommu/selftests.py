@@ -15,7 +15,8 @@ All configurations share an L1, in which the modules are loaded anew for each.
 The programs that need a device get QEMU's edu, by VFIO.
 
 SELFTESTS in the environment is a directory to take the programs from, instead
-of building them.
+of building them.  FUZZ_INPUTS and FUZZ_SEED are for viommu_fuzz_test: inputs of
+each of its cases, and another sequence of them.
 """
 
 import os
@@ -39,7 +40,8 @@ DEFAULT = ["sidecore", "off"]
 TESTS = ["viommu_test", "viommu_shadow_test", "viommu_fuzz_test",
          "viommu_perf_test"]
 
-LIMIT = 900             # seconds for a program
+LIMIT = 900             # seconds for a program ...
+INPUTS_PER_S = 100      # ... and for inputs of a case beyond the default
 SKIPPED = 4             # status of a selftest that cannot run
 
 
@@ -58,14 +60,21 @@ def run_test(l1, config, test, env):
     program, _, case = test.partition(":")
     log = l1.dir / f"{config}.{test.replace(':', '.')}.tap"
     # A limit inside of L1, too: nothing is left running for the next.
-    command = f"timeout -k 10 {LIMIT * l1.slow} /run/{program}"
+    limit = LIMIT
+    command = f"/run/{program}"
+    if program == "viommu_fuzz_test":
+        for option, name in (("-n", "FUZZ_INPUTS"), ("-s", "FUZZ_SEED")):
+            if os.environ.get(name):
+                command += f" {option} {int(os.environ[name], 0)}"
+        limit += int(os.environ.get("FUZZ_INPUTS") or "0", 0) // INPUTS_PER_S
+    command = f"timeout -k 10 {limit * l1.slow} {command}"
     if case:
         command += f" -t {shlex.quote(case)}"
     with open(log, "wb") as f:
         def save(_, data):
             f.write(data)
             f.flush()
-        res = l1.run(f"{env} cd /run; {command}", LIMIT + 60, check=False,
+        res = l1.run(f"{env} cd /run; {command}", limit + 60, check=False,
                      on_output=save)
     text = log.read_text(errors="replace")
     totals = re.search(r"^# Totals: (pass:(\d+) fail:(\d+).*)$", text,
