@@ -45,6 +45,9 @@
 #define SLOT		10
 #define GPA		0x40000000ul
 #define GVA		0x40000000ul
+/* Selectors: what guests run with, and a descriptor of this test. */
+#define CODE64		0x8
+#define CODE32		0x800
 /* Pages [0, ALIASES) of the image can be had as aliases. */
 #define ALIASES		8
 #define MAX_CPUS	2
@@ -68,6 +71,7 @@ enum guest_op {
 	OP_LOCKED,
 	OP_CALL,
 	OP_COPY_USER,
+	OP_32BIT,
 	OP_STRESS,
 };
 
@@ -219,6 +223,31 @@ static void guest_copy_user(struct guest_cmd *cmd)
 		     "rep movsq"
 		     : "+D"(rdi), "+S"(rsi), "+c"(rcx) : : "rax", "memory", "cc");
 	cmd->rcx = rcx;
+}
+
+/* A store, a load of it, and the rest of a page, by code of 32 bits. */
+static void guest_32bit(struct guest_cmd *cmd)
+{
+	uint64_t rdi = cmd->dst, rcx = cmd->count, rax = cmd->value, result;
+
+	asm volatile("lea -128(%%rsp), %%rsp\n\t"
+		     "push %[code32]\n\t"
+		     "push $1f\n\t"
+		     "lretq\n\t"
+		     ".code32\n"
+		     "1: movl %%eax, (%%edi)\n\t"
+		     "movl (%%edi), %%edx\n\t"
+		     "add $4, %%edi\n\t"
+		     "rep stosl\n\t"
+		     "ljmp %[code64], $2f\n\t"
+		     ".code64\n"
+		     "2: lea 128(%%rsp), %%rsp"
+		     : "+D"(rdi), "+c"(rcx), "=d"(result)
+		     : "a"(rax), [code32]"i"(CODE32), [code64]"i"(CODE64)
+		     : "memory", "cc");
+	cmd->rdi = rdi;
+	cmd->rcx = rcx;
+	cmd->result = result;
 }
 
 /*
@@ -430,6 +459,9 @@ static void guest_code(uint64_t cpu)
 			break;
 		case OP_COPY_USER:
 			guest_copy_user(cmd);
+			break;
+		case OP_32BIT:
+			guest_32bit(cmd);
 			break;
 		case OP_STRESS:
 			guest_stress(cmd, cpu);
@@ -952,6 +984,26 @@ static void test_copy_user(void)
 	check_all();
 }
 
+static void test_32bit(void)
+{
+	uint64_t *gdt = addr_gva2hva(f.vm, f.vm->arch.gdt);
+	struct guest_cmd *cmd;
+
+	/* Flat code of 32 bits, accessed. */
+	gdt[CODE32 / 8] = 0x00cf9b000000ffff;
+	begin();
+	cmd = guest(.op = OP_32BIT, .dst = GVA, .count = PAGE / 4 - 1,
+		    .value = 0x98765432);
+	want_stos(0, 0x98765432, 4, PAGE / 4);
+	TEST_ASSERT_EQ(cmd->result, 0x98765432);
+	TEST_ASSERT_EQ(cmd->rdi, GVA + PAGE);
+	TEST_ASSERT_EQ(cmd->rcx, 0);
+	expect(swap_faults, 0);
+	expect(buffered_writes, 2);
+	expect(false_reads_avoided, 1);
+	check_all();
+}
+
 static void test_loads(void)
 {
 	const uint64_t value = 0x0807060504030201, old = 0xaaaaaaaaaaaaaaaa;
@@ -1453,6 +1505,7 @@ static const struct {
 	{ "prefixes", test_prefixes },
 	{ "stores", test_stores },
 	{ "copy_user", test_copy_user },
+	{ "32bit", test_32bit },
 	{ "loads", test_loads },
 	{ "timeout", test_timeout },
 	{ "no_patience", test_no_patience },
