@@ -35,7 +35,7 @@ mkswap -q "$(disk swap)"
 swapon "$(disk swap)"
 """
 
-BAD = ["vswap_buffer_us=1000001", "vswap_buffer_us=-1",
+BAD = ["vswap_buffer_us=60000001", "vswap_buffer_us=-1",
        "vswap_buffer_pages=1025", "vswap_buffer_pages=x",
        "vswap_buffer_backoff=65537", "vswap_preventer=2"]
 

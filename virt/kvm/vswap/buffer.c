@@ -43,6 +43,9 @@
 /* So many writes may be elsewhere than next to the one before. */
 #define VSWAP_BUFFER_JUMPS	8U
 
+/* A minute; much longer than of use, but for tests and debugging. */
+#define VSWAP_MAX_US		(60U * USEC_PER_SEC)
+
 /* Pages that are left alone after one was buffered in vain. */
 #define VSWAP_MAX_BACKOFF	65536U
 
@@ -68,7 +71,7 @@ MODULE_PARM_DESC(vswap_preventer, "Do not read pages that guests overwrite, if v
 
 static int vswap_set_buffer_us(const char *val, const struct kernel_param *kp)
 {
-	return param_set_uint_minmax(val, kp, 0, USEC_PER_SEC);
+	return param_set_uint_minmax(val, kp, 0, VSWAP_MAX_US);
 }
 
 static const struct kernel_param_ops vswap_buffer_us_ops = {
@@ -78,7 +81,7 @@ static const struct kernel_param_ops vswap_buffer_us_ops = {
 
 static unsigned int vswap_buffer_us = 1000;
 module_param_cb(vswap_buffer_us, &vswap_buffer_us_ops, &vswap_buffer_us, 0644);
-MODULE_PARM_DESC(vswap_buffer_us, "Microseconds in which a guest has to overwrite a page piecemeal, up to 1000000, 0 to not wait for that (default: 1000)");
+MODULE_PARM_DESC(vswap_buffer_us, "Microseconds in which a guest has to overwrite a page piecemeal, up to 60000000, 0 to not wait for that (default: 1000)");
 
 static int vswap_set_buffer_pages(const char *val,
 				  const struct kernel_param *kp)

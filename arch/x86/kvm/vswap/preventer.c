@@ -423,6 +423,8 @@ bool __kvm_vswap_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code,
 			    offset_in_page(gpa), write))
 		return false;
 
+	/* As for the emulator: data of the host's may be in the L1 cache. */
+	vcpu->arch.l1tf_flush_l1d = true;
 	if (!vswap_decode(vcpu, insn, insn_len))
 		return false;
 	return write ? vswap_store(vcpu, slot, gpa, error_code) :

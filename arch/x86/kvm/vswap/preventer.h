@@ -23,7 +23,7 @@ static inline bool kvm_vswap_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa,
 					int insn_len)
 {
 	return static_branch_unlikely(&kvm_vswap_key) &&
-	       vcpu->kvm->arch.vswap &&
+	       READ_ONCE(vcpu->kvm->arch.vswap) &&
 	       __kvm_vswap_page_fault(vcpu, gpa, error_code, insn, insn_len);
 }
 
