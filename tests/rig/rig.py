@@ -522,7 +522,9 @@ class L1:
             accel, cpu = "tcg,thread=single", "EPYC,+svm,+npt,-x2apic"
         else:
             accel, cpu = "tcg,thread=multi", "EPYC,+svm,+npt,+x2apic"
-        append = ["console=ttyS0", "panic=-1", "rig.root=9p",
+        # The kernel gives its timer some ticks' time to interrupt, and panics if
+        # it does not.  An emulated one may be late on a busy machine.
+        append = ["console=ttyS0", "panic=-1", "no_timer_check", "rig.root=9p",
                   f"rig.name={self.name[:60]}",
                   f"rig.modules={self.modroot}", f"rig.share={self.share}"]
         if self.iommu:
