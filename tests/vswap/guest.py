@@ -79,7 +79,7 @@ touch /run/reclaim
 	trap - EXIT
 	while [[ -e /run/reclaim ]]; do
 		echo 4M >memory.reclaim
-		sleep 0.5
+		sleep 2
 	done
 ) >/dev/null 2>&1 &
 """
@@ -127,7 +127,7 @@ class Vm:
 
     def output(self):
         """What the checker has printed until now."""
-        res = self.l1.script(f"l2_run {self.guest} 'cat /tmp/out'", timeout=200)
+        res = self.l1.script(f"l2_run {self.guest} 'cat /tmp/out'", timeout=600)
         self.seen = res.out
         return res.out
 
@@ -150,7 +150,7 @@ class Vm:
 
     def wait(self):
         """Let the checker end, and see that it does so well."""
-        self.l1.script(f"l2_run {self.guest} 'rm -f /tmp/go-on'", timeout=200)
+        self.l1.script(f"l2_run {self.guest} 'rm -f /tmp/go-on'", timeout=600)
         end = time.monotonic() + 900 * self.l1.slow
         while "\nstatus " not in self.output():
             if time.monotonic() > end:
