@@ -17,7 +17,7 @@ GUEST_MIB = 512
 FILE_MIB = 144
 REAL_MIB = 104
 TOUCH_MIB = 144
-CONFIGS = ("stock", "mapper", "vswap", "balloon", "zram", "ample")
+CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
 
 READ = "dd if=/mnt/data of=/dev/null bs=256k 2>/dev/null"
 

@@ -10,7 +10,7 @@ up.  The image is a file of an ext4 on the former.
   mapper   the Mapper of VSwapper alone
   vswap    VSwapper
   balloon  the guest was told, and gave the memory up beforehand
-  zram     as stock, but swap is compressed memory
+  zram     as stock, but swap is compressed memory; not run by default
   ample    enough real memory; ample-vswap: with VSwapper
 
 Before, the guest writes to the memory that it believes to have, as a guest that
