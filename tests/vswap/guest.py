@@ -45,7 +45,8 @@ mkdir /sys/fs/cgroup/vm
 # A file system of its own for each guest, in a file of its own.
 IMAGE = """
 truncate -s {mib}M /run/lower/raw.img
-mkfs.ext4 -qF /run/lower/raw.img
+# By default, so small a one has blocks of 1 KiB, which are not tracked.
+mkfs.ext4 -qF -b 4096 /run/lower/raw.img
 case {format} in
 raw) mv /run/lower/raw.img /run/lower/{name}.img ;;
 *) qemu-img convert -f raw -O {format} /run/lower/raw.img /run/lower/{name}.img &&
@@ -84,10 +85,11 @@ touch /run/reclaim
 ) >/dev/null 2>&1 &
 """
 
+# In the background there: the agent does one thing at a time.
 RUN = """
-l2_run {guest} 'touch /tmp/go-on' || fail "the guest does not answer"
-l2_run {guest} '/bin/checker run /mnt {checks} {seed} >/tmp/out 2>&1; echo status $? >>/tmp/out' \\
-	>/dev/null 2>&1 &
+l2_run {guest} 'touch /tmp/go-on
+	(/bin/checker run /mnt {checks} {seed}; echo status $?) \
+		>/tmp/out 2>&1 </dev/null &' || fail "the checker does not start"
 """
 
 
