@@ -127,6 +127,11 @@ static int vswap_make_heads(struct vswap_image *image, u64 block)
 	return ret == -EBUSY ? 0 : ret;
 }
 
+static u64 vswap_block_bit(u64 block)
+{
+	return BIT_ULL(block % VSWAP_REGION_BLOCKS);
+}
+
 /*
  * Called with the region's lock held, the lifetime of "heads" is protected by
  * it.
@@ -157,17 +162,16 @@ static int vswap_link(struct vswap_image *image, struct vswap_chunk *chunk,
 }
 
 /*
- * Make a locked page an alias of a block, that the caller has read or written
- * after it sampled the sequence.  The page must not be an alias already; if it
- * is marked as pending, the mark is gone then.
- *
- * @writers is how many may be writing the region, i.e. 1 for one of them.
+ * Make a locked page an alias of a block, that the caller has read after it
+ * sampled the sequence @seq, or has written, if that is NULL, and is still the
+ * writer of.  The page must not be an alias already; if it is marked as pending,
+ * the mark is gone then.
  *
  * Returns -EAGAIN if the block was written meanwhile, -ENOSPC if it has too
  * many aliases, and -ENOMEM.
  */
 int vswap_set_alias(struct vswap_ram *ram, pgoff_t index,
-		    struct vswap_image *image, u64 block, u32 seq, u32 writers)
+		    struct vswap_image *image, u64 block, const u32 *seq)
 {
 	struct vswap_region *region = vswap_region(image, block);
 	struct vswap_chunk *chunk;
@@ -190,7 +194,8 @@ int vswap_set_alias(struct vswap_ram *ram, pgoff_t index,
 			return ret;
 
 		spin_lock(&region->lock);
-		if (region->writers != writers || region->seq != seq)
+		if (seq ? region->writers || region->seq != *seq :
+			  region->contended & vswap_block_bit(block))
 			ret = -EAGAIN;
 		else
 			ret = vswap_link(image, chunk, index, block);
@@ -380,19 +385,49 @@ u32 vswap_region_sample(struct vswap_image *image, u64 block)
 	return seq;
 }
 
-static void vswap_regions_bump(struct vswap_image *image, u64 first, u64 last,
-			       int writers)
+static void vswap_region_begin(struct vswap_region *region, u64 blocks)
 {
-	u64 key = first >> VSWAP_REGION_SHIFT;
-	u64 end = last >> VSWAP_REGION_SHIFT;
-	struct vswap_region *region;
+	lockdep_assert_held(&region->lock);
 
-	/* Regions share locks. */
-	end = min(end, key + VSWAP_REGIONS - 1);
-	for (; key <= end; key++) {
+	region->writers++;
+	region->contended |= region->writing & blocks;
+	region->writing |= blocks;
+}
+
+static void vswap_region_end(struct vswap_region *region, u64 blocks)
+{
+	lockdep_assert_held(&region->lock);
+
+	region->writing &= ~blocks | region->contended;
+	if (!--region->writers) {
+		region->writing = 0;
+		region->contended = 0;
+	}
+}
+
+static void vswap_regions_bump(struct vswap_image *image, u64 first, u64 last,
+			       bool begin)
+{
+	u64 first_key = first >> VSWAP_REGION_SHIFT;
+	u64 last_key = last >> VSWAP_REGION_SHIFT;
+	struct vswap_region *region;
+	u64 key, end, blocks;
+
+	/* Regions share locks; of more than there are, all blocks are meant. */
+	end = min(last_key, first_key + VSWAP_REGIONS - 1);
+	for (key = first_key; key <= end; key++) {
+		blocks = U64_MAX;
+		if (end == last_key && key == first_key)
+			blocks &= U64_MAX << first % VSWAP_REGION_BLOCKS;
+		if (end == last_key && key == last_key)
+			blocks &= U64_MAX >> (VSWAP_REGION_BLOCKS - 1 -
+					      last % VSWAP_REGION_BLOCKS);
 		region = vswap_region(image, key << VSWAP_REGION_SHIFT);
 		spin_lock(&region->lock);
-		region->writers += writers;
+		if (begin)
+			vswap_region_begin(region, blocks);
+		else
+			vswap_region_end(region, blocks);
 		region->seq++;
 		spin_unlock(&region->lock);
 	}
@@ -400,14 +435,14 @@ static void vswap_regions_bump(struct vswap_image *image, u64 first, u64 last,
 
 /*
  * From here on until the end no page becomes an alias of these blocks, but by
- * their only writer.  Those that are one already have to be materialized.
+ * their writer, if nobody else writes to the same block meanwhile.  Those that are one already have to be materialized.
  */
 void vswap_regions_begin(struct vswap_image *image, u64 first, u64 last)
 {
-	vswap_regions_bump(image, first, last, 1);
+	vswap_regions_bump(image, first, last, true);
 }
 
 void vswap_regions_end(struct vswap_image *image, u64 first, u64 last)
 {
-	vswap_regions_bump(image, first, last, -1);
+	vswap_regions_bump(image, first, last, false);
 }

@@ -633,10 +633,8 @@ static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
 	if (ret)
 		goto end;
 
-	if (io->tracked) {
-		vswap_sample(io);
+	if (io->tracked)
 		vswap_mark_pages(io);
-	}
 	iov_iter_bvec(&iter, ITER_SOURCE, io->bvec, io->nr, io->size);
 	ret = vfs_iter_write(io->lower, &iter, &pos, vswap_rwf(iocb));
 	trace_kvm_vswap_write(image->id, first, last - first + 1, ret);
@@ -648,9 +646,7 @@ static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
 		if (io->pages[i].ram)
 			vswap_finish_pending(io->pages[i].ram,
 					     io->pages[i].index, image,
-					     first + i,
-					     *vswap_seq(io, first + i),
-					     ret == io->size);
+					     first + i, ret == io->size);
 	}
 end:
 	vswap_unpin(io, false);

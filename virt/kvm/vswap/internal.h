@@ -198,6 +198,13 @@ struct vswap_region {
 	spinlock_t lock;
 	u32 writers;
 	u32 seq;
+	/*
+	 * Blocks that are being written, and those by several at a time, which
+	 * stay here until nobody writes to the region.  Regions that share a
+	 * lock share the bits, so they are a bit more than that.
+	 */
+	u64 writing;
+	u64 contended;
 };
 
 struct vswap_heads {
@@ -240,7 +247,7 @@ void vswap_mnt_put(struct vswap_mnt *mnt);
 /* alias.c */
 u64 vswap_get_entry(struct vswap_ram *ram, pgoff_t index);
 int vswap_set_alias(struct vswap_ram *ram, pgoff_t index,
-		    struct vswap_image *image, u64 block, u32 seq, u32 writers);
+		    struct vswap_image *image, u64 block, const u32 *seq);
 bool vswap_set_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
 void vswap_clear_entry(struct vswap_ram *ram, pgoff_t index);
 void vswap_free_chunks(struct vswap_ram *ram);
@@ -274,8 +281,7 @@ bool vswap_mark_pending(struct vswap_ram *ram, pgoff_t index,
 			struct page *page, u64 entry);
 void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
 void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
-			  struct vswap_image *image, u64 block, u32 seq,
-			  bool written);
+			  struct vswap_image *image, u64 block, bool written);
 
 /* buffer.c */
 enum vswap_buffer_event {

@@ -230,7 +230,7 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 	}
 
 	vswap_clear_entry(ram, index);
-	ret = vswap_set_alias(ram, index, image, block, seq, 0);
+	ret = vswap_set_alias(ram, index, image, block, &seq);
 	vswap_drop_page(ram, index);
 	if (!ret) {
 		vswap_cache_alias(ram, index, folio);
@@ -334,15 +334,12 @@ static bool vswap_replace_folio(struct vswap_ram *ram, pgoff_t index,
 }
 
 /*
- * The write that vswap_mark_pending() was called for has ended.  If it wrote the
- * page, and nobody has written to the page since, the page is an alias of the
- * block from now on.
- *
- * @seq is the sequence of the block's region while the caller is its writer.
+ * The write that vswap_mark_pending() was called for has ended, and the caller is
+ * still the writer of the block.  If it wrote the page, and nobody has written to
+ * the page since, the page is an alias of the block from now on.
  */
 void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
-			  struct vswap_image *image, u64 block, u32 seq,
-			  bool written)
+			  struct vswap_image *image, u64 block, bool written)
 {
 	struct folio *folio, *new;
 	bool replaced;
@@ -360,7 +357,7 @@ void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 		return;
 	}
 
-	ret = vswap_set_alias(ram, index, image, block, seq, 1);
+	ret = vswap_set_alias(ram, index, image, block, NULL);
 	if (ret) {
 		vswap_clear_entry(ram, index);
 		vswap_count(ram, ret == -ENOSPC ? VSWAP_SKIPPED_SHARED :
