@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the patches of every combination of features apply, and pairs of them build
 # kind: host
-# timeout: 900
+# timeout: 1800
 # cores: 2
 
 # Other tests build and run none, each feature alone, and all of them.

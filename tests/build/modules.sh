@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the modules build, are not rebuilt without need, and mismatches are named
 # kind: host
-# timeout: 900
+# timeout: 1800
 # cores: 2
 
 set -euo pipefail

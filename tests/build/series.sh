@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the upstream series applies, builds at each step and is clean, and what is not is named
 # kind: host
-# timeout: 900
+# timeout: 2400
 #
 # Verify that scripts/series.sh accepts this checkout's patches, and that it
 # refuses, with the name of the culprit, a series that is not fit for mailing.
