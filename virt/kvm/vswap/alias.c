@@ -435,7 +435,8 @@ static void vswap_regions_bump(struct vswap_image *image, u64 first, u64 last,
 
 /*
  * From here on until the end no page becomes an alias of these blocks, but by
- * their writer, if nobody else writes to the same block meanwhile.  Those that are one already have to be materialized.
+ * their writer, if nobody else writes to the same block meanwhile.  Those that
+ * are one already have to be materialized.
  */
 void vswap_regions_begin(struct vswap_image *image, u64 first, u64 last)
 {
