@@ -155,7 +155,8 @@ class Machine:
         self.seen = 0
         # Complaints are compared, hence all of them are "expected".
         self.l1 = rig.L1(f"kvm.stock/{self.name}-{self.boots}",
-                         modules=self.modset, memory=MEMORY, expected=["^"])
+                         modules=self.modset, memory=MEMORY, spare=True,
+                         expected=["^"])
         self.boots += 1
         self.l1.start()
         self.l1.script(f"load_kvm {self.options}; "

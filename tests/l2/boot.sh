@@ -3,7 +3,7 @@
 # desc: our modules load, run an unmodified guest, unload and load again
 # kind: l1
 # timeout: 400
-# l1: modules=none
+# l1: modules=none spare=1
 
 [[ $(modinfo -F filename kvm) == */updates/kvm.ko ]] ||
 	fail "modprobe would not take the drop-in kvm.ko"

@@ -15,7 +15,7 @@ sys.path.insert(0, "tests/rig")
 import rig
 
 image = os.environ["RIG_GUEST"]
-with rig.L1("l2.debian.l1") as l1:
+with rig.L1("l2.debian.l1", spare=True) as l1:
     out = l1.script(f"""
 load_kvm
 l2_start g -c 2 -m 768 -r /dev/vda -- \

@@ -109,7 +109,7 @@ l2_start()
 		a) append=$OPTARG ;;
 		r) root=$OPTARG ;;
 		M) machine=,$OPTARG ;;
-		w) pin=(taskset -c "${OPTARG/last/$(($(nproc) - 1))}") ;;
+		w) pin=(taskset -c "${OPTARG/last/$(($(nproc --all) - 1))}") ;;
 		p) first=$OPTARG ;;
 		x) read -ra wrap <<<"$OPTARG" ;;
 		*) fail "l2_start: bad option" ;;
@@ -129,6 +129,7 @@ l2_start()
 		-device virtserialport,chardev=agent,name=alleviate.agent \
 		-chardev "socket,id=qmp,path=/run/rig/$name.qmp,server=on,wait=off" \
 		-mon chardev=qmp,mode=control \
+		-D "/run/rig/$name.stderr" \
 		-pidfile "/run/rig/$name.pid" -daemonize "$@" \
 		2>"$RIG_SHARE/$name.qemu" || {
 		cat "$RIG_SHARE/$name.qemu" >&2
@@ -158,7 +159,7 @@ l2_wait()
 	local name=$1 end=$((SECONDS + ${2:-180} * RIG_SLOW))
 
 	until timeout $((5 * RIG_SLOW)) "$RIG_AGENT" run "/run/rig/$name.agent" true 2>/dev/null; do
-		l2_alive "$name" || fail "guest $name ended while booting: $(tail -n 3 "/run/rig/$name.console" "$RIG_SHARE/$name.qemu" 2>&1)"
+		l2_alive "$name" || fail "while booting: $(l2_ended "$name")"
 		(( SECONDS < end )) || fail "guest $name did not boot in time, $(l2_autopsy "$name"); at the end: $(tail -n 1 "/run/rig/$name.console")"
 		sleep 0.5
 	done
@@ -205,10 +206,34 @@ l2_alive()
 	[[ -e /run/rig/$1.pid ]] && kill -0 "$(l2_pid "$1")" 2>/dev/null
 }
 
+# l2_ended NAME: why a QEMU is gone that nobody has told to go, as far as it is known.
+# A guest that panics says so on its console, QEMU when it gives up, and L1 when it
+# kills QEMU (print-fatal-signals of tests/rig/init); what is left is a triple fault.
+l2_ended()
+{
+	echo "guest $1 ended;" \
+		"console: $(tail -n 3 "/run/rig/$1.console" 2>&1);" \
+		"QEMU: $(cat "$RIG_SHARE/$1.qemu" "/run/rig/$1.stderr" 2>&1);" \
+		"L1: $(dmesg | tail -n 3)"
+}
+
 # l2_run NAME COMMAND...: in the guest, with its output and status
 l2_run()
 {
+	local status
+
 	timeout "$((${L2_TIMEOUT:-300} * RIG_SLOW))" "$RIG_AGENT" run "/run/rig/$1.agent" "${*:2}"
+	status=$?
+	# The agent's way to say that the other end is gone.
+	if (( status == 255 )); then
+		sleep 1
+		if l2_alive "$1"; then
+			echo "guest $1 runs, but its agent hung up" >&2
+		else
+			l2_ended "$1" >&2
+		fi
+	fi
+	return "$status"
 }
 
 # l2_stop NAME: end the guest; waits until QEMU is gone

@@ -450,6 +450,10 @@ class L1:
     expected  regular expressions of complaints that the test provokes
     guest_modules   test modules (tests/modules/NAME.c) that L1 finds as
               $RIG_MODULE_DIR/NAME.ko, and L2 as /lib/NAME.ko
+    spare     an emulated L1 has one more CPU, 0, on which no program runs:
+              guests on an emulated CPU 0 crash while another CPU loads FPU
+              state (Documentation/rig.rst).  For tests that do not place
+              their vCPUs themselves.
     edus      how many more edu devices there are, at the addresses in
               more_edus; bind_vfio takes an address as well as a name
     """
@@ -462,7 +466,8 @@ class L1:
 
     def __init__(self, name, *, modules="none", flavour=None, devices=(),
                  disks=None, append="", cpus=2, memory=4096, icount=False,
-                 expected=(), iommu="intel", guest_modules=(), edus=0):
+                 expected=(), iommu="intel", guest_modules=(), edus=0,
+                 spare=False):
         self.name = name
         self.modset = modules
         self.kernel = Kernel(flavour or os.environ.get("FLAVOUR", "release"))
@@ -485,6 +490,8 @@ class L1:
         self.accel, self.accel_why = acceleration()
         if icount:
             self.accel = "tcg"
+        # Single-threaded emulation has no such race.
+        self.spare = spare and self.accel == "tcg" and not icount
         self.dir = LOGS / name
         self.share = self.dir / "share"
         self.process = None
@@ -527,6 +534,8 @@ class L1:
         append = ["console=ttyS0", "panic=-1", "no_timer_check", "rig.root=9p",
                   f"rig.name={self.name[:60]}",
                   f"rig.modules={self.modroot}", f"rig.share={self.share}"]
+        if self.spare:
+            append.append(f"rig.cpus=1-{self.cpus}")
         if self.iommu:
             append += ["intel_iommu=on", "iommu=pt"]
         if self.iommu == "amd":
@@ -537,7 +546,8 @@ class L1:
             "qemu-system-x86_64", "-name", self.name, "-nodefaults",
             "-no-user-config", "-no-reboot", "-display", "none",
             "-machine", "q35,kernel-irqchip=split" if self.iommu else "q35",
-            "-accel", accel, "-cpu", cpu, "-smp", str(self.cpus),
+            "-accel", accel, "-cpu", cpu, "-smp",
+            str(self.cpus + self.spare),
             "-m", f"{self.memory}M",
             "-kernel", self.kernel.vmlinuz, "-initrd", self.initramfs,
             "-append", " ".join(append) + " " + self.append,

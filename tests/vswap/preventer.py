@@ -82,7 +82,7 @@ def main():
     path = program()
     bad = []
     passed = 0
-    with rig.L1("vswap.preventer.l1", modules="vswap", memory=2048,
+    with rig.L1("vswap.preventer.l1", modules="vswap", memory=2048, spare=True,
                 disks={"swap": 512, "image": 256}) as l1:
         shutil.copy(path, l1.share)
         l1.script(SETUP + PARAMETERS % " ".join(BAD))

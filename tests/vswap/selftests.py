@@ -140,7 +140,7 @@ def main():
              [t for t in TESTS if (directory / t).exists()])
 
     bad = []
-    with rig.L1("vswap.selftests.l1", modules="vswap", memory=1536,
+    with rig.L1("vswap.selftests.l1", modules="vswap", memory=1536, spare=True,
                 disks={"swap": 768, "image": 512, "idle": 16}) as l1:
         for name in {t.partition(":")[0] for t in tests}:
             shutil.copy(directory / name, l1.share)

@@ -32,7 +32,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     rig.sh("make", "-s", "-C", str(SELFTEST.parent), f"O={out}")
     ok = report("here", rig.Result(0, rig.sh(str(SELFTEST)), ""))
-    with rig.L1("vswap.tools.l1", modules="vswap", memory=1024,
+    with rig.L1("vswap.tools.l1", modules="vswap", memory=1024, spare=True,
                 disks={"image": 64}) as l1:
         l1.script("""
 load_kvm vswap=1
