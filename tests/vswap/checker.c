@@ -13,7 +13,9 @@
  *
  * Now and then a file is written, synchronized, and reported, "durable NUMBER"; and
  * reported as "removed NUMBER" before it is removed.  What is durable and not removed
- * is there with its content after a crash, which "verify" verifies.
+ * is there with its content after a crash, which "verify" verifies.  Lines that nobody
+ * has read are lost with a crash: once /tmp/keep is there, "kept" is printed, and no
+ * file is removed after that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,6 +48,9 @@ static uint64_t wanted;
 static _Atomic uint64_t checks;
 static _Atomic uint64_t next_seed = 1;
 static _Atomic uint64_t next_durable = 1;
+/* Protects kept; held from reporting a file as removed to its removal. */
+static pthread_mutex_t removal = PTHREAD_MUTEX_INITIALIZER;
+static bool kept;
 
 struct thread {
 	pthread_t thread;
@@ -293,10 +298,18 @@ static void make_durable(struct thread *t)
 
 	k = t->nr_durable++ % DURABLE;
 	if (t->durable[k]) {
-		printf("removed %lu\n", t->durable[k]);
-		fflush(stdout);
-		snprintf(path, sizeof(path), "%s/d-%lu", dir, t->durable[k]);
-		OK(unlink(path));
+		pthread_mutex_lock(&removal);
+		if (!kept) {
+			printf("removed %lu\n", t->durable[k]);
+			fflush(stdout);
+			snprintf(path, sizeof(path), "%s/d-%lu", dir,
+				 t->durable[k]);
+			OK(unlink(path));
+			t->durable[k] = 0;
+		}
+		pthread_mutex_unlock(&removal);
+		if (t->durable[k])
+			return;
 	}
 	snprintf(path, sizeof(path), "%s/d-%lu", dir, number);
 	fd = OK(open(path, O_RDWR | O_CREAT | O_TRUNC |
@@ -348,6 +361,12 @@ static void *tell(void *data)
 	(void)data;
 	for (;;) {
 		sleep(2);
+		if (!kept && !access("/tmp/keep", F_OK)) {
+			pthread_mutex_lock(&removal);
+			kept = true;
+			pthread_mutex_unlock(&removal);
+			printf("kept\n");
+		}
 		printf("progress %lu\n", atomic_load(&checks));
 		fflush(stdout);
 	}

@@ -150,6 +150,15 @@ class Vm:
                                    f"{out[-2000:]}")
             time.sleep(1)
 
+    def keep(self):
+        """From now on, what is durable by the checker's output stays so."""
+        self.l1.script(f"l2_run {self.guest} 'touch /tmp/keep'", timeout=600)
+        end = time.monotonic() + 300 * self.l1.slow
+        while "\nkept\n" not in self.output():
+            if time.monotonic() > end:
+                raise rig.RigError(f"{self.name}: files are still removed")
+            time.sleep(1)
+
     def wait(self):
         """Let the checker end, and see that it does so well."""
         self.l1.script(f"l2_run {self.guest} 'rm -f /tmp/go-on'", timeout=600)
@@ -354,6 +363,7 @@ def case_kill(l1, checks):
         vm.run(1 << 40)
         vm.progress(checks // 2)
         vm.exercise({})
+        vm.keep()
         n += vm.progress(0)
         l1.script(f"""
 kill -KILL $(l2_pid {vm.guest})
@@ -393,7 +403,7 @@ def main():
            "-D_GNU_SOURCE", "-static", "-pthread", "-o", str(checker),
            str(rig.TOP / "tests/vswap/checker.c"))
     total = 0
-    with rig.L1("vswap.guest.l1", modules="vswap", memory=1536,
+    with rig.L1("vswap.guest.l1", modules="vswap", memory=1536, spare=True,
                 disks={"swap": 768, "image": 768}) as l1:
         l1.guest_initramfs = rig.build_initramfs(
             l1.guest_kernel, [("bin/checker", checker)], "vswap")
