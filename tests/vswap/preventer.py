@@ -37,7 +37,8 @@ swapon "$(disk swap)"
 
 BAD = ["vswap_buffer_us=60000001", "vswap_buffer_us=-1",
        "vswap_buffer_pages=1025", "vswap_buffer_pages=x",
-       "vswap_buffer_backoff=65537", "vswap_preventer=2"]
+       "vswap_buffer_backoff=65537", "vswap_preventer=2",
+       "vswap_map_ahead=65"]
 
 PARAMETERS = """
 for option in %s; do

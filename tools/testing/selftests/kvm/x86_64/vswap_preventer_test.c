@@ -68,6 +68,7 @@ enum guest_op {
 	OP_STREAM,
 	OP_LOAD,
 	OP_LOAD_HIGH,
+	OP_READ_PAGES,
 	OP_LOCKED,
 	OP_CALL,
 	OP_COPY_USER,
@@ -408,6 +409,16 @@ static void guest_stress(struct guest_cmd *cmd, unsigned int cpu)
 		stress_check(stress_page(cpu, n), stress_pages[cpu][n], PAGE);
 }
 
+/* A byte of each of count pages, size bytes apart, which may be negative. */
+static void guest_read_pages(struct guest_cmd *cmd)
+{
+	uint64_t i;
+
+	cmd->result = 0;
+	for (i = 0; i < cmd->count; i++)
+		cmd->result += READ_ONCE(*(uint8_t *)(cmd->src + i * cmd->size));
+}
+
 static void guest_code(uint64_t cpu)
 {
 	struct guest_cmd *cmd = &cmds[cpu];
@@ -447,6 +458,9 @@ static void guest_code(uint64_t cpu)
 		case OP_LOAD_HIGH:
 			asm volatile("movb (%1), %h0" : "=a"(cmd->result) :
 				     "d"(cmd->src), "0"(cmd->value) : "memory");
+			break;
+		case OP_READ_PAGES:
+			guest_read_pages(cmd);
 			break;
 		case OP_LOCKED:
 			asm volatile("lock addq %1, (%0)"
@@ -677,6 +691,7 @@ static void setup(void)
 	set_parameter("vswap_buffer_pages", 32);
 	set_parameter("vswap_buffer_backoff", 1024);
 	set_parameter("vswap_preventer", 1);
+	set_parameter("vswap_map_ahead", 64);
 }
 
 static void teardown(void)
@@ -1380,6 +1395,72 @@ static void test_fault_around(void)
 	check_all();
 }
 
+static uint64_t vcpu_faults(void)
+{
+	struct kvm_stats_desc *descs, *desc;
+	struct kvm_stats_header header;
+	uint64_t value = 0;
+	bool found = false;
+	unsigned int i;
+	int fd;
+
+	fd = vcpu_get_stats_fd(f.vcpus[0]);
+	read_stats_header(fd, &header);
+	descs = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc && !found; i++) {
+		desc = get_stats_descriptor(descs, i, &header);
+		found = !strcmp(desc->name, "pf_taken");
+		if (found)
+			read_stat_data(fd, &header, desc, &value, 1);
+	}
+	TEST_ASSERT(found, "vCPUs do not count faults");
+	free(descs);
+	close(fd);
+	return value;
+}
+
+/* Faults of a guest that reads pages that only the host has mapped. */
+static uint64_t faults_of_reads(unsigned int map_ahead, bool down)
+{
+	uint64_t before, sum = 0;
+	struct guest_cmd *cmd;
+	unsigned int i;
+
+	set_parameter("vswap_map_ahead", map_ahead);
+	page_out(0, PAGES);
+	check_all();
+	for (i = 0; i < PAGES; i++)
+		sum += f.want[i][0];
+
+	before = vcpu_faults();
+	cmd = guest(.op = OP_READ_PAGES, .count = PAGES,
+		    .src = GVA + (down ? (PAGES - 1) * PAGE : 0),
+		    .size = down ? -PAGE : PAGE);
+	TEST_ASSERT_EQ(cmd->result, sum);
+	return vcpu_faults() - before;
+}
+
+/*
+ * Not for each page if it is in sequence.  Mapping ahead stops when somebody else
+ * wants the CPU, so there may be some more faults than necessary.
+ */
+static void test_map_ahead(void)
+{
+	uint64_t all, some, none, down;
+
+	all = faults_of_reads(64, false);
+	some = faults_of_reads(7, false);
+	none = faults_of_reads(0, false);
+	down = faults_of_reads(64, true);
+	ksft_print_msg("faults for %u pages: %lu, %lu, %lu, downwards %lu\n", PAGES,
+		       all, some, none, down);
+	/* 0, 1 to 5, 6 to 14, 15 to 31, 32 to 63 */
+	TEST_ASSERT(all >= 5 && all <= 10, "%lu faults", all);
+	TEST_ASSERT(some >= 9 && some <= 16, "%lu faults for 7", some);
+	TEST_ASSERT(none >= PAGES, "%lu faults for 0", none);
+	TEST_ASSERT(down >= PAGES, "%lu faults downwards", down);
+}
+
 /* swapoff reads pages without asking. */
 static void test_swapoff(void)
 {
@@ -1528,6 +1609,7 @@ static const struct {
 	{ "image_read", test_image_read },
 	{ "alias_buffer", test_alias_buffer },
 	{ "fault_around", test_fault_around },
+	{ "map_ahead", test_map_ahead },
 	{ "swapoff", test_swapoff },
 	{ "vm_death", test_vm_death },
 	{ "two_vcpus", test_two_vcpus },
