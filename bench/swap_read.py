@@ -33,7 +33,7 @@ def configuration(name, bench="swap-read", passes=PASSES):
             values = [(f"pass_{i}", float(out[1]) - float(out[0]), "s")]
             values += [(f"{metric}_{i}", counts[metric], "") for metric in
                        ("swap_sectors_written", "swap_sectors_read",
-                        "image_sectors_read", "host_faults",
+                        "image_sectors_read", "host_faults", "exits",
                         "pages_scanned")]
             values.append((f"guest_faults_{i}", int(out[2]), ""))
             rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in values))
