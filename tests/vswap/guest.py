@@ -168,7 +168,9 @@ class Vm:
                 raise rig.RigError(f"{self.name}: the checker does not end: "
                                    f"{self.seen[-2000:]}")
             time.sleep(1)
-        m = re.search(r"^checks (\d+)\nstatus 0$", self.seen, re.MULTILINE)
+        # The thread that tells of progress may do so once more.
+        m = re.search(r"^checks (\d+)\n(?:progress \d+\n|kept\n)*status 0$",
+                      self.seen, re.MULTILINE)
         if not m:
             raise rig.RigError(f"{self.name}: {self.seen[-2000:]}")
         return int(m[1])
