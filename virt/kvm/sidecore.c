@@ -45,7 +45,7 @@
  * minimum.
  */
 #define SIDECORE_BUDGET		64
-#define SIDECORE_MIN_BUDGET	8
+#define SIDECORE_MIN_BUDGET	4
 #define SIDECORE_TURN_NS	50000
 
 /*
