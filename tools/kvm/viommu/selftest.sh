@@ -97,8 +97,8 @@ make -s O="$bin" CC="$CC" >/dev/null
 rebuilt=$(find "$bin" -newer "$tmp/mark" -type f)
 nothing "nothing is rebuilt without need" "$rebuilt"
 
-make -s O="$bin" CC="$CC" A2X=/nonexistent DESTDIR="$tmp/root" PREFIX=/usr install
-(cd "$tmp/root" && find . -type f | sort) >"$tmp/got"
+make -s O="$bin" CC="$CC" A2X=/nonexistent DESTDIR="$tmp/dest" PREFIX=/usr install
+(cd "$tmp/dest" && find . -type f | sort) >"$tmp/got"
 printf './usr/%s\n' bin/viommu-dmar bin/viommu-run lib/libviommu.so >"$tmp/want"
 same "install" "$tmp/want" "$tmp/got"
 
@@ -691,8 +691,8 @@ VIOMMU_WORKER=x VIOMMU_OPTIONAL=1 VIOMMU_BASE=1 launch \
 	"the environment is not taken for options" 42 \
 	"$(seen 0000:01:00.0=00:03.0 "" -device vfio-pci,host=01:00.0,addr=3)" \
 	"$q" -device vfio-pci,host=01:00.0,addr=3
-launcher=$tmp/root/usr/bin/viommu-run launch "from where it is installed" 42 \
-	"$(preloaded=$tmp/root/usr/lib/libviommu.so seen 0000:01:00.0=00:03.0 "" \
+launcher=$tmp/dest/usr/bin/viommu-run launch "from where it is installed" 42 \
+	"$(preloaded=$tmp/dest/usr/lib/libviommu.so seen 0000:01:00.0=00:03.0 "" \
 	-device vfio-pci,host=01:00.0,addr=3)" \
 	"$q" -device vfio-pci,host=01:00.0,addr=3
 

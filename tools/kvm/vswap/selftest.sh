@@ -72,8 +72,8 @@ check() # NAME COMMAND...
 echo "TAP version 13"
 if [[ ! ${VSWAP:-} ]]; then
 	check "builds without a warning" make -s O="$tmp/bin" CFLAGS="-O2 -Werror"
-	check "installs" make -s O="$tmp/bin" DESTDIR="$tmp/root" PREFIX=/usr install-tools
-	check "is installed" test -x "$tmp/root/usr/sbin/vswap"
+	check "installs" make -s O="$tmp/bin" DESTDIR="$tmp/dest" PREFIX=/usr install-tools
+	check "is installed" test -x "$tmp/dest/usr/sbin/vswap"
 	VSWAP=$tmp/bin/vswap
 fi
 
