@@ -467,7 +467,10 @@ static struct dentry *vswap_own_child(struct dentry *parent, loff_t n)
 		if (!simple_positive(child) || vswap_is_lower(child))
 			continue;
 		if (!n--) {
-			found = dget(child);
+			spin_lock_nested(&child->d_lock,
+					 DENTRY_D_LOCK_NESTED);
+			found = dget_dlock(child);
+			spin_unlock(&child->d_lock);
 			break;
 		}
 	}
