@@ -34,6 +34,7 @@
 
 #include "internal.h"
 #include "trace.h"
+#include "vswap.h"
 
 /* shmem's operations, which ours wrap; set by whoever gets to know them. */
 static const struct file_operations *shmem_fops;
@@ -51,6 +52,18 @@ struct vswap_ram *vswap_vma_to_ram(struct vm_area_struct *vma)
 	if (vma->vm_ops != &vswap_vm_ops)
 		return NULL;
 	return vswap_mapping_to_ram(vma->vm_file->f_mapping);
+}
+
+/*
+ * What a guest only reads stays an alias.  What it writes to becomes writable by a
+ * fault of the vCPU, which nothing has to be read for any more.
+ */
+unsigned int __kvm_vswap_async_pf_flags(struct mm_struct *mm,
+					unsigned long hva)
+{
+	struct vm_area_struct *vma = vma_lookup(mm, hva);
+
+	return vma && vswap_vma_to_ram(vma) ? 0 : FOLL_WRITE;
 }
 
 struct folio *vswap_alloc_folio(struct vswap_ram *ram)
