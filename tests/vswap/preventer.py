@@ -38,7 +38,8 @@ swapon "$(disk swap)"
 BAD = ["vswap_buffer_us=60000001", "vswap_buffer_us=-1",
        "vswap_buffer_pages=1025", "vswap_buffer_pages=x",
        "vswap_buffer_backoff=65537", "vswap_preventer=2",
-       "vswap_map_ahead=65"]
+       "vswap_map_ahead=65", "vswap_cluster=0", "vswap_cluster=257",
+       "vswap_readahead=257"]
 
 PARAMETERS = """
 for option in %s; do
@@ -48,8 +49,8 @@ for option in %s; do
 done
 load_kvm vswap=1
 cd /sys/module/kvm/parameters
-[[ $(cat vswap_preventer vswap_buffer_us vswap_buffer_pages | tr '\\n' ' ') == "Y 1000 32 " ]] ||
-	fail "defaults are $(cat vswap_preventer vswap_buffer_us vswap_buffer_pages)"
+got=$(echo $(cat vswap_{preventer,buffer_us,buffer_pages,cluster,readahead,map_ahead}))
+[[ $got == "Y 1000 32 32 128 64" ]] || fail "defaults are $got"
 """
 
 

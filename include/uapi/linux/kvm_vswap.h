@@ -34,7 +34,8 @@
  *	replaced without their being read
  * @false_reads_avoided: and that the guest overwrote as a whole
  * @refaults: faults on aliases that had been dropped
- * @refault_pages: pages that these read
+ * @refault_pages: pages that were read for these, and ahead of them
+ * @readahead_pages: those of them that were read ahead
  * @swap_faults: faults on pages in swap
  * @broken_by_guest: aliases that the guest wrote to
  * @broken_by_write: aliases whose block was about to change
@@ -63,6 +64,7 @@ struct kvm_vswap_stats {
 	__u64 false_reads_avoided;
 	__u64 refaults;
 	__u64 refault_pages;
+	__u64 readahead_pages;
 	__u64 swap_faults;
 	__u64 broken_by_guest;
 	__u64 broken_by_write;

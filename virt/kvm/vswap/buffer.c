@@ -485,6 +485,28 @@ bool kvm_vswap_is_ram(unsigned long hva)
 }
 
 /*
+ * Map an alias that is in the page cache, and some around it, without waiting.
+ * Returns whether it was there.
+ */
+bool kvm_vswap_map_cached(unsigned long hva)
+{
+	struct vswap_ram *ram;
+	struct page *page;
+	pgoff_t index;
+	bool mapped = false;
+
+	mmap_read_lock(current->mm);
+	ram = vswap_hva_to_page(hva, &index);
+	if (ram && vswap_entry_is_alias(vswap_get_entry(ram, index)) &&
+	    xa_load(&ram->mapping->i_pages, index))
+		mapped = get_user_pages(hva, 1, FOLL_NOWAIT, &page) == 1;
+	mmap_read_unlock(current->mm);
+	if (mapped)
+		put_page(page);
+	return mapped;
+}
+
+/*
  * Is it of use to find out what is to be written there, or to be read?  Only a
  * hint, as nothing is locked.
  */

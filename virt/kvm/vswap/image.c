@@ -742,7 +742,7 @@ struct vswap_request {
 	struct cgroup_subsys_state *blkcg;
 };
 
-static struct workqueue_struct *vswap_wq;
+struct workqueue_struct *vswap_wq;
 
 static void vswap_request_work(struct work_struct *work)
 {
@@ -772,7 +772,8 @@ static void vswap_request_work(struct work_struct *work)
 	kfree(request);
 }
 
-static struct cgroup_subsys_state *vswap_get_blkcg(void)
+/* The block cgroup of who is running, referenced; NULL is none. */
+struct cgroup_subsys_state *vswap_get_blkcg(void)
 {
 	struct cgroup_subsys_state *css = NULL;
 

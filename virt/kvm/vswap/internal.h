@@ -123,9 +123,10 @@ enum vswap_stat {
 	/* Swapped out content that was replaced without being read. */
 	VSWAP_STALE_READS_AVOIDED,
 	VSWAP_FALSE_READS_AVOIDED,
-	/* Faults that read blocks, pages that they asked for, all they read. */
+	/* Faults that read blocks, pages that were read, those read ahead. */
 	VSWAP_REFAULTS,
 	VSWAP_REFAULT_PAGES,
+	VSWAP_READAHEAD_PAGES,
 	/* Faults that read from swap. */
 	VSWAP_SWAP_FAULTS,
 	/* Aliases that ended: page written, block about to be written. */
@@ -170,6 +171,8 @@ struct vswap_ram {
 	/* Buffers by index, protected by the lock of the page. */
 	struct xarray buffers;
 	atomic_t nr_buffers;
+	/* Reads ahead that are not complete, which need the RAM file. */
+	atomic_t nr_reads;
 	struct delayed_work buffer_work;
 	/* Pages that are still left alone, and how many the last time. */
 	atomic_t skip;
@@ -283,6 +286,15 @@ void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry);
 void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 			  struct vswap_image *image, u64 block, bool written);
 
+/* refault.c */
+struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index, gfp_t gfp);
+int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
+		       struct vswap_image *image, u64 block,
+		       unsigned int cluster, struct mm_struct *mm);
+void vswap_read_ahead(struct vswap_ram *ram, struct vswap_image *image,
+		      u64 block, struct mm_struct *mm);
+void vswap_wait_for_reads(struct vswap_ram *ram);
+
 /* buffer.c */
 enum vswap_buffer_event {
 	VSWAP_BUFFER_BEGIN,
@@ -312,6 +324,8 @@ static inline bool vswap_has_buffer(struct vswap_ram *ram, pgoff_t index)
 long vswap_ram_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 
 /* image.c */
+extern struct workqueue_struct *vswap_wq;
+struct cgroup_subsys_state *vswap_get_blkcg(void);
 extern const struct inode_operations vswap_image_inode_operations;
 extern const struct file_operations vswap_image_file_operations;
 int vswap_image_init(void);

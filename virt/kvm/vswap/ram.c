@@ -454,118 +454,21 @@ static vm_fault_t vswap_fault_cached(struct vm_fault *vmf, struct folio *folio)
 }
 
 /*
- * Put a new folio, locked and without content, where an alias was dropped.
- */
-static struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index,
-				     gfp_t gfp)
-{
-	struct folio *folio;
-
-	lockdep_assert_held(vswap_page_lock(ram, index));
-
-	folio = filemap_alloc_folio(gfp, 0);
-	if (!folio)
-		return NULL;
-	if (filemap_add_folio(ram->mapping, folio, index, gfp)) {
-		folio_put(folio);
-		return NULL;
-	}
-	return folio;
-}
-
-/* Add a neighbour in the image if it was dropped, too, and nobody is at it. */
-static struct folio *vswap_add_neighbour(struct vswap_ram *ram,
-					 struct vswap_image *image, u64 block)
-{
-	gfp_t gfp = readahead_gfp_mask(ram->mapping);
-	struct folio *folio = NULL;
-	pgoff_t index;
-
-	index = vswap_find_alias(image, ram, block);
-	if (index == ULONG_MAX || xa_load(&ram->mapping->i_pages, index) ||
-	    !mutex_trylock(vswap_page_lock(ram, index)))
-		return NULL;
-	if (vswap_get_entry(ram, index) == vswap_entry(image->id, block) &&
-	    !xa_load(&ram->mapping->i_pages, index) &&
-	    !vswap_has_buffer(ram, index))
-		folio = vswap_add_folio(ram, index, gfp);
-	mutex_unlock(vswap_page_lock(ram, index));
-	return folio;
-}
-
-/*
- * Read dropped aliases: the given folio, and those of its neighbours in the
- * image which were dropped as well.  All are locked, and put at the end.
- */
-static int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
-			      struct vswap_image *image, u64 block,
-			      unsigned int cluster)
-{
-	struct bio_vec *bvec, one;
-	u64 first, last, end;
-	unsigned int i, nr;
-	int ret;
-
-	bvec = cluster > 1 ? kmalloc_array(cluster, sizeof(*bvec), GFP_KERNEL) :
-			     NULL;
-	if (!bvec) {
-		bvec = &one;
-		cluster = 1;
-	}
-
-	/* In the order of the image, with room for those before. */
-	first = rounddown(block, cluster);
-	end = first + cluster;
-	i = block - first;
-	bvec_set_folio(&bvec[i], folio, PAGE_SIZE, 0);
-	for (last = block + 1; last < end; last++) {
-		folio = vswap_add_neighbour(ram, image, last);
-		if (!folio)
-			break;
-		bvec_set_folio(&bvec[last - first], folio, PAGE_SIZE, 0);
-	}
-	while (block > first) {
-		folio = vswap_add_neighbour(ram, image, block - 1);
-		if (!folio)
-			break;
-		bvec_set_folio(&bvec[--block - first], folio, PAGE_SIZE, 0);
-	}
-	i = block - first;
-	nr = last - block;
-
-	ret = vswap_read_blocks(image, block, bvec + i, nr);
-	if (ret)
-		vswap_count(ram, VSWAP_IO_ERRORS);
-	atomic64_add(nr, &ram->stats[VSWAP_REFAULT_PAGES]);
-	for (; nr; nr--, i++) {
-		folio = page_folio(bvec[i].bv_page);
-		if (ret)
-			generic_error_remove_folio(ram->mapping, folio);
-		else
-			folio_mark_uptodate(folio);
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	if (bvec != &one)
-		kfree(bvec);
-	return ret;
-}
-
-/*
  * A page that was dropped is needed.  The page is locked, and is unlocked here.
  */
 static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 				      struct vswap_ram *ram, u64 entry)
 {
 	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
-	struct mem_cgroup *memcg, *old_memcg;
 	bool retry = vmf->flags & FAULT_FLAG_TRIED;
+	struct mem_cgroup *memcg, *old_memcg;
+	struct mm_struct *mm = vmf->vma->vm_mm;
 	struct file *file = NULL;
 	struct folio *folio;
 	int ret = 0;
 
 	/* Not everybody who faults is the process that the memory belongs to. */
-	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
+	memcg = get_mem_cgroup_from_mm(mm);
 	old_memcg = set_active_memcg(memcg);
 	folio = vswap_add_folio(ram, vmf->pgoff,
 				mapping_gfp_mask(ram->mapping));
@@ -578,7 +481,8 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 		/* If many fail, one may not. */
 		ret = vswap_read_cluster(ram, folio, image,
 					 vswap_entry_block(entry),
-					 retry ? 1 : READ_ONCE(vswap_cluster));
+					 retry ? 1 : READ_ONCE(vswap_cluster),
+					 mm);
 		trace_kvm_vswap_refault(vmf->pgoff, entry, ret);
 	}
 	set_active_memcg(old_memcg);
@@ -626,6 +530,7 @@ static vm_fault_t vswap_ram_fault(struct vm_fault *vmf)
 	struct mutex *lock = vswap_page_lock(ram, vmf->pgoff);
 	bool nowait = vmf->flags & FAULT_FLAG_RETRY_NOWAIT;
 	vm_fault_t ret, major = 0;
+	struct vswap_image *image;
 	struct folio *folio;
 	u64 entry;
 
@@ -671,6 +576,12 @@ again:
 
 	folio = filemap_get_folio(ram->mapping, vmf->pgoff);
 	if (!IS_ERR(folio)) {
+		if (folio_test_readahead(folio)) {
+			folio_clear_readahead(folio);
+			image = vswap_entry_to_image(ram->mnt, entry);
+			vswap_read_ahead(ram, image, vswap_entry_block(entry),
+					 vmf->vma->vm_mm);
+		}
 		mutex_unlock(lock);
 		ret = vswap_fault_cached(vmf, folio);
 	} else if (nowait) {
@@ -855,6 +766,7 @@ static int vswap_shmem_release(struct inode *inode, struct file *file)
 	mutex_lock(&mnt->lock);
 	list_del(&ram->list);
 	mutex_unlock(&mnt->lock);
+	vswap_wait_for_reads(ram);
 	vswap_free_buffers(ram);
 	vswap_free_chunks(ram);
 	file->f_mapping->i_private_data = NULL;

@@ -40,6 +40,12 @@ DEFINE_EVENT(kvm_vswap_io, kvm_vswap_write,
 	TP_ARGS(image, block, nr, ret)
 );
 
+/* Blocks are read ahead of a guest. */
+DEFINE_EVENT(kvm_vswap_io, kvm_vswap_readahead,
+	TP_PROTO(u32 image, u64 block, u64 nr, ssize_t ret),
+	TP_ARGS(image, block, nr, ret)
+);
+
 /* A page that had been dropped was needed. */
 TRACE_EVENT(kvm_vswap_refault,
 	TP_PROTO(pgoff_t index, u64 alias, int ret),

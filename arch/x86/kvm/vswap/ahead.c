@@ -5,14 +5,18 @@
  * What VSwapper has dropped is read again in clusters, and the host's fault
  * handler maps as many pages of the page cache as fault_around_bytes tells.  For
  * KVM that is still a fault for each page, because it maps what has faulted.  If
- * a vCPU has read the page after the one that it faulted on, or after those that
+ * a vCPU has read the page next to the one that it faulted on, or to those that
  * were mapped ahead of it, map the next ones as well, twice as many each time.
+ * Linux often allocates pages downwards, so both directions count.
  *
- * Only what the host has mapped already is mapped: nothing is read from a disk
- * for this, and no memory allocated but page tables.  Entries start without the
+ * Only what the host has mapped, or has in the page cache, is mapped: nothing is
+ * waited for, and no memory allocated but page tables.  Entries start without the
  * accessed bit, as always with prefetch.  Access at random, where one page tells
  * nothing of the next, is left alone: GUP marks pages as accessed, and reclaim
  * would take those for used that the guest has never touched.
+ *
+ * A page that was read ahead, and tells that the guest has got there when it is
+ * mapped, does so somewhat earlier then.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -63,12 +67,26 @@ static bool vswap_guest_has(struct kvm_vcpu *vcpu, gfn_t gfn)
 /* Of a moment: what comes of a page that goes meanwhile is a fault more. */
 static bool vswap_host_has(struct kvm_memory_slot *slot, gfn_t gfn)
 {
+	unsigned long hva = __gfn_to_hva_memslot(slot, gfn);
 	struct page *page;
 
-	if (!get_user_page_fast_only(__gfn_to_hva_memslot(slot, gfn), 0, &page))
-		return false;
+	if (!get_user_page_fast_only(hva, 0, &page))
+		return kvm_vswap_map_cached(hva);
 	put_page(page);
 	return true;
+}
+
+/* Map a page if it is there; false if the ones after it are to be left alone. */
+static bool vswap_map_page(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
+			   gfn_t gfn)
+{
+	if (need_resched())
+		return false;
+	return vswap_guest_has(vcpu, gfn) ||
+	       (vswap_host_has(slot, gfn) &&
+		kvm_mmu_do_page_fault(vcpu, gfn_to_gpa(gfn),
+				      PFERR_GUEST_FINAL_MASK, true, NULL,
+				      NULL) == RET_PF_FIXED);
 }
 
 /*
@@ -79,9 +97,9 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 {
 	struct kvm_vswap_ahead *ahead = &vcpu->arch.vswap_ahead;
 	unsigned int max = READ_ONCE(vswap_map_ahead);
+	gfn_t gfn = gpa_to_gfn(gpa), end;
 	struct kvm_memory_slot *slot;
-	gfn_t gfn = gpa_to_gfn(gpa);
-	gfn_t end;
+	bool up, down;
 
 	if (!max || !tdp_mmu_enabled || !vcpu->arch.mmu->root_role.direct ||
 	    is_guest_mode(vcpu) || is_smm(vcpu) ||
@@ -90,8 +108,12 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 			   PFERR_FETCH_MASK)))
 		return;
 
-	if (gfn != ahead->next) {
-		ahead->next = gfn + 1;
+	/* The next page itself was mapped if the vCPU has waited for it. */
+	up = gfn - ahead->end <= 1;
+	down = ahead->first - 1 - gfn <= 1;
+	ahead->first = gfn;
+	ahead->end = gfn + 1;
+	if (!up && !down) {
 		ahead->nr = 0;
 		return;
 	}
@@ -102,15 +124,14 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 		return;
 
 	ahead->nr = min(max(2 * ahead->nr, AHEAD_MIN), max);
-	end = min(gfn + 1 + ahead->nr, slot->base_gfn + slot->npages);
-	while (++gfn < end && !need_resched()) {
-		if (vswap_guest_has(vcpu, gfn))
-			continue;
-		if (!vswap_host_has(slot, gfn) ||
-		    kvm_mmu_do_page_fault(vcpu, gfn_to_gpa(gfn),
-					  PFERR_GUEST_FINAL_MASK, true, NULL,
-					  NULL) != RET_PF_FIXED)
-			break;
+	if (up) {
+		end = min(ahead->end + ahead->nr, slot->base_gfn + slot->npages);
+		while (ahead->end < end && vswap_map_page(vcpu, slot, ahead->end))
+			ahead->end++;
+	} else {
+		end = max(gfn - min_t(gfn_t, gfn, ahead->nr), slot->base_gfn);
+		while (ahead->first > end &&
+		       vswap_map_page(vcpu, slot, ahead->first - 1))
+			ahead->first--;
 	}
-	ahead->next = gfn;
 }

@@ -1419,25 +1419,44 @@ static uint64_t vcpu_faults(void)
 	return value;
 }
 
-/* Faults of a guest that reads pages that only the host has mapped. */
-static uint64_t faults_of_reads(unsigned int map_ahead, bool down)
+/* All pages are blocks of the image, in memory and not mapped anywhere. */
+static void cache_all(void)
 {
+	unsigned long i;
+
+	TEST_ASSERT(pread(f.image, f.mem, PAGES * PAGE, 0) == PAGES * PAGE,
+		    "the image cannot be read");
+	for (i = 0; i < PAGES * PAGE; i++)
+		f.want[i / PAGE][i % PAGE] = image_byte(i);
+}
+
+/* Faults of a guest that reads pages, from the first on or from the last. */
+static uint64_t faults_of_reads(unsigned int map_ahead, int step)
+{
+	unsigned int i, page, count = PAGES / abs(step);
 	uint64_t before, sum = 0;
 	struct guest_cmd *cmd;
-	unsigned int i;
 
 	set_parameter("vswap_map_ahead", map_ahead);
-	page_out(0, PAGES);
-	check_all();
-	for (i = 0; i < PAGES; i++)
-		sum += f.want[i][0];
+	for (i = 0; i < count; i++) {
+		page = step > 0 ? i * step : PAGES - 1 + i * step;
+		sum += f.want[page][0];
+	}
 
 	before = vcpu_faults();
-	cmd = guest(.op = OP_READ_PAGES, .count = PAGES,
-		    .src = GVA + (down ? (PAGES - 1) * PAGE : 0),
-		    .size = down ? -PAGE : PAGE);
+	cmd = guest(.op = OP_READ_PAGES, .count = count,
+		    .src = GVA + (step < 0 ? (PAGES - 1) * PAGE : 0),
+		    .size = step * PAGE);
 	TEST_ASSERT_EQ(cmd->result, sum);
 	return vcpu_faults() - before;
+}
+
+/* The same, of pages that only the host has mapped. */
+static uint64_t faults_of_mapped(unsigned int map_ahead, int step)
+{
+	page_out(0, PAGES);
+	check_all();
+	return faults_of_reads(map_ahead, step);
 }
 
 /*
@@ -1446,19 +1465,27 @@ static uint64_t faults_of_reads(unsigned int map_ahead, bool down)
  */
 static void test_map_ahead(void)
 {
-	uint64_t all, some, none, down;
+	uint64_t up, down, some, none, apart, cached;
 
-	all = faults_of_reads(64, false);
-	some = faults_of_reads(7, false);
-	none = faults_of_reads(0, false);
-	down = faults_of_reads(64, true);
-	ksft_print_msg("faults for %u pages: %lu, %lu, %lu, downwards %lu\n", PAGES,
-		       all, some, none, down);
+	up = faults_of_mapped(64, 1);
+	down = faults_of_mapped(64, -1);
+	some = faults_of_mapped(7, 1);
+	none = faults_of_mapped(0, 1);
+	apart = faults_of_mapped(64, 4);
+	cache_all();
+	cached = faults_of_reads(64, 1);
+	ksft_print_msg("faults: %lu up, %lu down, %lu by 7, %lu off, %lu apart, %lu not mapped\n",
+		       up, down, some, none, apart, cached);
 	/* 0, 1 to 5, 6 to 14, 15 to 31, 32 to 63 */
-	TEST_ASSERT(all >= 5 && all <= 10, "%lu faults", all);
-	TEST_ASSERT(some >= 9 && some <= 16, "%lu faults for 7", some);
-	TEST_ASSERT(none >= PAGES, "%lu faults for 0", none);
-	TEST_ASSERT(down >= PAGES, "%lu faults downwards", down);
+	TEST_ASSERT(up >= 5 && up <= 10, "%lu faults up", up);
+	TEST_ASSERT(down >= 5 && down <= 10, "%lu faults down", down);
+	TEST_ASSERT(some >= 9 && some <= 16, "%lu faults by 7", some);
+	TEST_ASSERT(none >= PAGES, "%lu faults when off", none);
+	TEST_ASSERT(apart >= PAGES / 4, "%lu faults apart", apart);
+	/* The host maps 16 pages at once, which does not matter. */
+	TEST_ASSERT(cached >= 5 && cached <= 10, "%lu faults if not mapped",
+		    cached);
+	check_all();
 }
 
 /* swapoff reads pages without asking. */

@@ -43,6 +43,9 @@
 
 #define N		512ul
 
+/* As much as clusters are by default. */
+#define READAHEAD	32u
+
 FIXTURE(vswap)
 {
 	struct vswap_mount m;
@@ -57,6 +60,7 @@ FIXTURE_SETUP(vswap)
 	vswap_ram_create(&self->m, "ram", 2 * N, &self->ram);
 	vswap_image_create(&self->m, "image", 2 * N, IMAGE);
 	self->image = vswap_image_open(&self->m, "image", O_RDWR | O_DIRECT);
+	vswap_set_parameter("vswap_readahead", READAHEAD);
 }
 
 FIXTURE_TEARDOWN(vswap)
@@ -91,6 +95,7 @@ VSWAP_TEST(read)
 	struct kvm_vswap_stats stats;
 
 	vswap_expect_states(ram, 0, 2 * N, KVM_VSWAP_PAGE_NONE);
+	vswap_set_parameter("vswap_readahead", 0);
 	read_aliases(ram, self->image, 0, N, 0);
 	vswap_expect_states(ram, 0, N, KVM_VSWAP_PAGE_ALIAS);
 	vswap_expect_states(ram, N, N, KVM_VSWAP_PAGE_NONE);
@@ -119,6 +124,7 @@ VSWAP_TEST(read)
 	stats = vswap_stats(ram);
 	TEST_ASSERT_EQ(stats.refault_pages, N);
 	TEST_ASSERT_EQ(stats.refaults, N / cluster);
+	TEST_ASSERT_EQ(stats.readahead_pages, 0);
 	TEST_ASSERT_EQ(stats.swap_faults, 0);
 	TEST_ASSERT_EQ(stats.io_errors, 0);
 }
@@ -129,7 +135,7 @@ VSWAP_TEST(refault_order)
 	struct vswap_ram *ram = &self->ram;
 	unsigned int cluster = vswap_parameter("vswap_cluster");
 	struct kvm_vswap_stats before, after;
-	uint64_t i;
+	uint64_t i, first;
 
 	/* Every second block, in reverse order. */
 	for (i = 0; i < N; i += 2)
@@ -151,12 +157,80 @@ VSWAP_TEST(refault_order)
 	after = vswap_stats(ram);
 	TEST_ASSERT_EQ(after.refaults - before.refaults, 1);
 	TEST_ASSERT_EQ(after.refault_pages - before.refault_pages, cluster);
-	for (i = 64; i < 64 + cluster; i++)
+	first = 65 / cluster * cluster;
+	for (i = first; i < first + cluster; i++)
 		vswap_expect_states(ram, i % 2 ? i : 2 * N - 1 - i, 1,
 				    KVM_VSWAP_PAGE_ALIAS);
 	for (i = 0; i < N; i++)
 		vswap_expect_page(vswap_page(ram, i % 2 ? i : 2 * N - 1 - i),
 				  IMAGE + i);
+}
+
+/* What nobody waits for, within 10 s. */
+#define EVENTUALLY(cond)						\
+do {									\
+	int __i;							\
+									\
+	for (__i = 0; !(cond); __i++) {					\
+		TEST_ASSERT(__i < 10000, "not so in time");		\
+		usleep(1000);						\
+	}								\
+} while (0)
+
+/* In memory, and not about to be read to it. */
+static bool is_uptodate(struct vswap_ram *ram, uint64_t index)
+{
+	unsigned char vec = 0;
+
+	VSWAP_OK(mincore(vswap_page(ram, index), PAGE, &vec));
+	return vec & 1;
+}
+
+/* Who needs blocks in sequence has the next ones read meanwhile. */
+VSWAP_TEST(readahead)
+{
+	struct vswap_ram *ram = &self->ram;
+	unsigned int cluster = vswap_parameter("vswap_cluster");
+	static const uint64_t random[] = { 300, 100, 400, 8, 200 };
+	struct kvm_vswap_stats before, after;
+	uint64_t i, first;
+
+	/* In the order of the image, which is not that of memory. */
+	for (i = 0; i < N; i++)
+		read_aliases(ram, self->image, N - 1 - i, 1, i);
+	vswap_pageout(ram, 0, N);
+	before = vswap_stats(ram);
+	for (i = 0; i < ARRAY_SIZE(random); i++)
+		vswap_expect_page(vswap_page(ram, N - 1 - random[i]),
+				  IMAGE + random[i]);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.readahead_pages, before.readahead_pages);
+
+	vswap_pageout(ram, 0, N);
+	before = vswap_stats(ram);
+	first = cluster == 1 ? 5 : 2 * cluster;
+	for (i = 0; i < N; i++) {
+		/* The begin of what was read ahead, and does so with more. */
+		if (i == first || (i > first && !(i % READAHEAD)))
+			EVENTUALLY(vswap_state(ram, N - 1 - i) ==
+				   KVM_VSWAP_PAGE_ALIAS);
+		vswap_expect_page(vswap_page(ram, N - 1 - i), IMAGE + i);
+	}
+	after = vswap_stats(ram);
+	/* It takes four blocks to tell, and these are in the second cluster. */
+	TEST_ASSERT_EQ(after.refaults - before.refaults, first / cluster);
+	TEST_ASSERT_EQ(after.readahead_pages - before.readahead_pages, N - first);
+	TEST_ASSERT_EQ(after.refault_pages - before.refault_pages, N);
+	TEST_ASSERT_EQ(after.io_errors, 0);
+
+	/* What is there is not read again, and does not end it. */
+	vswap_pageout(ram, 0, N);
+	vswap_touch(ram, N - 1 - 300, 1);
+	before = vswap_stats(ram);
+	for (i = 0; i < N; i++)
+		vswap_expect_page(vswap_page(ram, N - 1 - i), IMAGE + i);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.refault_pages - before.refault_pages, N - cluster);
 }
 
 VSWAP_TEST(write_to_alias)
@@ -1690,6 +1764,86 @@ VSWAP_TEST(disk_errors)
 	vswap_pwrite(fd, vswap_page(ram, N), 1, 2);
 	vswap_expect_pages(ram, 0, N, NEW);
 	vswap_expect_pages(ram, N, N, IMAGE);
+}
+
+/*
+ * What is read ahead and fails is as if it had not been read; and a RAM file does
+ * not go before what is read to it has been.
+ */
+VSWAP_TEST(readahead_errors)
+{
+	struct vswap_ram *ram = &self->ram;
+	const char *name = getenv("VSWAP_DEVICE");
+	unsigned int cluster = vswap_parameter("vswap_cluster");
+	const uint64_t first = 2 * READAHEAD;
+	struct kvm_vswap_stats before, after;
+	struct dm_table good, bad;
+	int fd, status, pipes[2];
+	struct stat st;
+	pid_t pid, exited;
+	char c;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
+	VSWAP_OK(mknod(vswap_path(self->m.lower, "disk"), S_IFBLK | 0600,
+		       st.st_rdev));
+	fd = vswap_image_open(&self->m, "disk", O_RDWR | O_DIRECT);
+	vswap_fill_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, ram->mem, N, 0);
+	read_aliases(ram, fd, 0, N, 0);
+	vswap_pageout(ram, 0, N);
+
+	/* Up to what was read ahead; its first page tells to go on. */
+	vswap_set_parameter("vswap_cluster", READAHEAD);
+	vswap_expect_pages(ram, 0, first, NEW);
+	EVENTUALLY(is_uptodate(ram, first + READAHEAD - 1));
+	get_table(name, &good);
+	bad = good;
+	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
+	bad.params[0] = '\0';
+	set_table(name, &bad);
+	before = vswap_stats(ram);
+	TEST_ASSERT_EQ(before.readahead_pages, READAHEAD);
+	vswap_expect_pages(ram, first, READAHEAD, NEW + first);
+	EVENTUALLY(vswap_stats(ram).io_errors != before.io_errors);
+	EVENTUALLY(vswap_stats(ram).resident == first + READAHEAD);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.readahead_pages, 2 * READAHEAD);
+	TEST_ASSERT_EQ(after.io_errors - before.io_errors, 1);
+	TEST_ASSERT_EQ(after.refaults, before.refaults);
+	vswap_expect_states(ram, first + READAHEAD, READAHEAD,
+			    KVM_VSWAP_PAGE_ALIAS_DROPPED);
+	set_table(name, &good);
+	vswap_expect_pages(ram, 0, N, NEW);
+
+	VSWAP_OK(pipe(pipes));
+	pid = VSWAP_OK(fork());
+	if (!pid) {
+		struct vswap_ram other;
+
+		vswap_ram_create(&self->m, "other", N, &other);
+		VSWAP_OK(unlink(vswap_path(self->m.mnt, "other")));
+		vswap_pread(fd, other.mem, N, 0);
+		vswap_pageout(&other, 0, N);
+		vswap_expect_pages(&other, 0, first, NEW);
+		EVENTUALLY(is_uptodate(&other, first + READAHEAD - 1));
+		suspend_device(name, true);
+		vswap_touch(&other, first, 1);
+		EVENTUALLY(vswap_stats(&other).readahead_pages == 2 * READAHEAD);
+		VSWAP_OK(write(pipes[1], "", 1));
+		_exit(0);
+	}
+	close(pipes[1]);
+	VSWAP_OK(read(pipes[0], &c, 1));
+	usleep(300000);
+	exited = waitpid(pid, &status, WNOHANG);
+	suspend_device(name, false);
+	TEST_ASSERT_EQ(exited, 0);
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT_EQ(status, 0);
+	vswap_expect_pages(ram, 0, N, NEW);
+	vswap_set_parameter("vswap_cluster", cluster);
 }
 
 /* A device that has been told to write to a page does so whatever happens. */

@@ -443,6 +443,17 @@ static inline unsigned int vswap_parameter(const char *name)
 	return strtoul(text, NULL, 0);
 }
 
+static inline void vswap_set_parameter(const char *name, unsigned int value)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
+	f = fopen(path, "w");
+	TEST_ASSERT(f && fprintf(f, "%u", value) > 0 && !fclose(f),
+		    "%s cannot be set to %u", name, value);
+}
+
 /* Exits with the status of a skipped test unless there is all that it takes. */
 static inline void vswap_require(void)
 {

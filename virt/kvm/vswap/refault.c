@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VSwapper: reading aliases again that were dropped.
+ *
+ * What is read is consecutive in the image, and not known to be consecutive
+ * anywhere else.  A fault reads a cluster and waits for it.  A guest that gets
+ * through the image in sequence has the next blocks read ahead, which nobody
+ * waits for: the first page of them is marked as mm/readahead.c does it, and when
+ * the guest gets there the blocks after these are read.  Marked pages are not
+ * mapped by faults on others, so the guest's getting there is a fault.
+ *
+ * Folios are in the page cache and locked from before they are read until they are
+ * uptodate.  If that fails they are removed before they are unlocked.
+ */
+
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/cgroup.h>
+#include <linux/kthread.h>
+#include <linux/memcontrol.h>
+#include <linux/moduleparam.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/wait_bit.h>
+
+#include "internal.h"
+#include "trace.h"
+
+/* Blocks that must be there before a block, for the guest to be in sequence. */
+#define VSWAP_HISTORY		4
+
+/* Reads ahead of a RAM file at a time. */
+#define VSWAP_MAX_READS		4
+
+static int vswap_set_pages(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 0, VSWAP_IO_PAGES);
+}
+
+static const struct kernel_param_ops vswap_readahead_ops = {
+	.set = vswap_set_pages,
+	.get = param_get_uint,
+};
+
+/* Enough to hide the time that a disk takes to answer. */
+static unsigned int vswap_readahead = SZ_512K / PAGE_SIZE;
+module_param_cb(vswap_readahead, &vswap_readahead_ops, &vswap_readahead, 0644);
+MODULE_PARM_DESC(vswap_readahead, "Pages of an image that are read ahead of a guest that needs those that were dropped in sequence, 0 to 256 (default: 128)");
+
+/*
+ * Put a new folio, locked and without content, where an alias was dropped.
+ */
+struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index, gfp_t gfp)
+{
+	struct folio *folio;
+
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	folio = filemap_alloc_folio(gfp, 0);
+	if (!folio)
+		return NULL;
+	if (filemap_add_folio(ram->mapping, folio, index, gfp)) {
+		folio_put(folio);
+		return NULL;
+	}
+	return folio;
+}
+
+/* Add the page of a block if it was dropped, and nobody is at it. */
+static struct folio *vswap_add_block(struct vswap_ram *ram,
+				     struct vswap_image *image, u64 block)
+{
+	gfp_t gfp = readahead_gfp_mask(ram->mapping);
+	struct folio *folio = NULL;
+	pgoff_t index;
+
+	index = vswap_find_alias(image, ram, block);
+	if (index == ULONG_MAX || xa_load(&ram->mapping->i_pages, index) ||
+	    !mutex_trylock(vswap_page_lock(ram, index)))
+		return NULL;
+	if (vswap_get_entry(ram, index) == vswap_entry(image->id, block) &&
+	    !xa_load(&ram->mapping->i_pages, index) &&
+	    !vswap_has_buffer(ram, index))
+		folio = vswap_add_folio(ram, index, gfp);
+	mutex_unlock(vswap_page_lock(ram, index));
+	return folio;
+}
+
+/* Add blocks from the first on; up to @end, or to one that cannot be added. */
+static unsigned int vswap_add_blocks(struct vswap_ram *ram,
+				     struct vswap_image *image, u64 first,
+				     u64 end, struct bio_vec *bvec)
+{
+	struct folio *folio;
+	u64 block;
+
+	for (block = first; block < end; block++) {
+		folio = vswap_add_block(ram, image, block);
+		if (!folio)
+			break;
+		bvec_set_folio(&bvec[block - first], folio, PAGE_SIZE, 0);
+	}
+	return block - first;
+}
+
+/* Pages have been read, or could not be. */
+static void vswap_end_read(struct vswap_ram *ram, struct bio_vec *bvec,
+			   unsigned int nr, bool failed)
+{
+	struct folio *folio;
+
+	if (failed)
+		vswap_count(ram, VSWAP_IO_ERRORS);
+	atomic64_add(nr, &ram->stats[VSWAP_REFAULT_PAGES]);
+	for (; nr; nr--, bvec++) {
+		folio = page_folio(bvec->bv_page);
+		if (failed)
+			generic_error_remove_folio(ram->mapping, folio);
+		else
+			folio_mark_uptodate(folio);
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+}
+
+/* Reading ahead */
+
+/* Blocks that nobody waits for. */
+struct vswap_read {
+	struct work_struct work;
+	/* Waits until there is none when it goes. */
+	struct vswap_ram *ram;
+	struct vswap_image *image;
+	/* Of the process that the memory belongs to, and of who needed some. */
+	struct mem_cgroup *memcg;
+	struct cgroup_subsys_state *blkcg;
+	u64 first;
+	unsigned int nr;
+	struct bio_vec bvec[];
+};
+
+static void vswap_end_readahead(struct vswap_ram *ram)
+{
+	/* The RAM file can be gone then. */
+	if (atomic_dec_and_test(&ram->nr_reads))
+		wake_up_var(&ram->nr_reads);
+}
+
+/* Without those at the begin that are there, and up to the next that is. */
+static void vswap_do_read(struct vswap_read *read)
+{
+	struct vswap_image *image = read->image;
+	struct vswap_ram *ram = read->ram;
+	u64 block = read->first;
+	u64 end = block + read->nr;
+	unsigned int nr;
+	int ret;
+
+	do {
+		nr = vswap_add_blocks(ram, image, block, end, read->bvec);
+	} while (!nr && ++block < end);
+	if (!nr)
+		return;
+
+	folio_set_readahead(page_folio(read->bvec[0].bv_page));
+	atomic64_add(nr, &ram->stats[VSWAP_READAHEAD_PAGES]);
+	ret = vswap_read_blocks(image, block, read->bvec, nr);
+	trace_kvm_vswap_readahead(image->id, block, nr, ret);
+	vswap_end_read(ram, read->bvec, nr, ret);
+}
+
+static void vswap_read_work(struct work_struct *work)
+{
+	struct vswap_read *read = container_of(work, struct vswap_read, work);
+	struct vswap_ram *ram = read->ram;
+	struct mem_cgroup *old_memcg;
+
+	old_memcg = set_active_memcg(read->memcg);
+	kthread_associate_blkcg(read->blkcg);
+	vswap_do_read(read);
+	kthread_associate_blkcg(NULL);
+	set_active_memcg(old_memcg);
+
+	vswap_image_put(read->image);
+	mem_cgroup_put(read->memcg);
+	if (read->blkcg)
+		css_put(read->blkcg);
+	kfree(read);
+	vswap_end_readahead(ram);
+}
+
+/*
+ * The guest has got through the image in sequence up to here, as far as memory
+ * tells, if the blocks before this one are there.
+ */
+static bool vswap_is_sequential(struct vswap_ram *ram,
+				struct vswap_image *image, u64 block)
+{
+	pgoff_t index;
+	u64 before;
+
+	if (block < VSWAP_HISTORY)
+		return false;
+	for (before = block - VSWAP_HISTORY; before < block; before++) {
+		index = vswap_find_alias(image, ram, before);
+		if (index == ULONG_MAX ||
+		    !xa_load(&ram->mapping->i_pages, index))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Have blocks read from the first one to the next multiple of @window.  Failing is
+ * no error.  The caller keeps the image and the RAM file, of which the memory
+ * belongs to the mm.
+ */
+static void vswap_read_window(struct vswap_ram *ram, struct vswap_image *image,
+			      u64 first, unsigned int window,
+			      struct mm_struct *mm)
+{
+	unsigned int nr = window - first % window;
+	struct vswap_read *read = NULL;
+
+	if (atomic_inc_return(&ram->nr_reads) <= VSWAP_MAX_READS)
+		read = kmalloc(struct_size(read, bvec, nr),
+			       GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
+	if (!read) {
+		vswap_end_readahead(ram);
+		return;
+	}
+
+	INIT_WORK(&read->work, vswap_read_work);
+	read->ram = ram;
+	kref_get(&image->kref);
+	read->image = image;
+	read->memcg = get_mem_cgroup_from_mm(mm);
+	read->blkcg = vswap_get_blkcg();
+	read->first = first;
+	read->nr = nr;
+	queue_work(vswap_wq, &read->work);
+}
+
+/* What is not direct is read ahead by the file system below. */
+static unsigned int vswap_window(struct vswap_image *image)
+{
+	return image->direct ? READ_ONCE(vswap_readahead) : 0;
+}
+
+/*
+ * The guest has got to the first block of what was read ahead.  See
+ * vswap_read_window() for who keeps what.
+ */
+void vswap_read_ahead(struct vswap_ram *ram, struct vswap_image *image,
+		      u64 block, struct mm_struct *mm)
+{
+	unsigned int window = vswap_window(image);
+
+	if (window)
+		vswap_read_window(ram, image, roundup(block + 1, window),
+				  window, mm);
+}
+
+/* Nobody maps the RAM file any more, so nobody starts one. */
+void vswap_wait_for_reads(struct vswap_ram *ram)
+{
+	wait_var_event(&ram->nr_reads, !atomic_read(&ram->nr_reads));
+}
+
+/*
+ * Read dropped aliases: the given folio, and those of its neighbours in the
+ * image which were dropped as well.  All are locked, and put at the end.  The
+ * memory belongs to the mm.
+ */
+int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
+		       struct vswap_image *image, u64 block,
+		       unsigned int cluster, struct mm_struct *mm)
+{
+	struct bio_vec *bvec, one;
+	unsigned int i, window;
+	u64 first, last, end;
+	int ret;
+
+	bvec = cluster > 1 ? kmalloc_array(cluster, sizeof(*bvec), GFP_KERNEL) :
+			     NULL;
+	if (!bvec) {
+		bvec = &one;
+		cluster = 1;
+	}
+
+	/* In the order of the image, with room for those before. */
+	first = rounddown(block, cluster);
+	end = first + cluster;
+	i = block - first;
+	bvec_set_folio(&bvec[i], folio, PAGE_SIZE, 0);
+	last = block + 1;
+	last += vswap_add_blocks(ram, image, last, end, &bvec[i + 1]);
+	window = vswap_window(image);
+	if (window && last == end && vswap_is_sequential(ram, image, block))
+		vswap_read_window(ram, image, end, window, mm);
+	while (block > first) {
+		folio = vswap_add_block(ram, image, block - 1);
+		if (!folio)
+			break;
+		bvec_set_folio(&bvec[--block - first], folio, PAGE_SIZE, 0);
+	}
+	i = block - first;
+
+	ret = vswap_read_blocks(image, block, bvec + i, last - block);
+	vswap_end_read(ram, bvec + i, last - block, ret);
+	if (bvec != &one)
+		kfree(bvec);
+	return ret;
+}
