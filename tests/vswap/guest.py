@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-# desc: a guest has the right memory and disk under reclaim, with snapshots, balloon, migration and kills
+# desc: a guest has the right memory and disk under reclaim, with all kinds of disks, snapshots, balloon, migration and kills
 # kind: host
 # timeout: 3000
 # cores: 2
@@ -29,6 +29,15 @@ LIMIT_MIB = 168
 # To a guest whose memory is taken away all the time, time goes by in leaps.
 GUEST_APPEND = "nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 DISK_MIB = 256
+
+# Options of QEMU, and what Linux calls the disk.
+DISKS = {
+    "virtio-blk": ("-device virtio-blk-pci,drive=d", "vda"),
+    "virtio-scsi": ("-device virtio-scsi-pci -device scsi-hd,drive=d", "sda"),
+    "nvme": ("-device nvme,serial=d,drive=d", "nvme0n1"),
+    "ide": ("-device ide-hd,drive=d", "sda"),
+}
+DISK_MODULES = ("virtio_scsi", "ahci", "sd_mod")
 
 SETUP = """
 load_kvm vswap=1
@@ -60,13 +69,13 @@ echo $BASHPID >/sys/fs/cgroup/vm/cgroup.procs
 l2_start {guest} -c 2 -m {mib} -M memory-backend=m -a "{append}" -- \\
 	-object memory-backend-file,id=m,size={mib}M,mem-path=/run/vswap,share=on \\
 	-drive if=none,id=d,file=/run/vswap/{name}.img,format={format},cache={cache},aio={aio},discard=unmap,detect-zeroes=unmap \\
-	-device virtio-blk-pci,drive=d -device virtio-balloon-pci {more}
+	{device} -device virtio-balloon-pci {more}
 echo $BASHPID >/sys/fs/cgroup/cgroup.procs
 """
 
 BOOTED = """
 l2_wait {guest} 500
-l2_run {guest} 'mkdir -p /mnt && mount -t ext4 -o discard /dev/vda /mnt' ||
+l2_run {guest} 'mkdir -p /mnt && mount -t ext4 -o discard /dev/{node} /mnt' ||
 	fail "the guest has no disk"
 cd /sys/fs/cgroup/vm
 # What is above the limit goes to swap first, as it could not go as fast.
@@ -96,13 +105,15 @@ l2_run {guest} 'touch /tmp/go-on
 class Vm:
     """A guest with its disk, and the checker in it."""
 
-    def __init__(self, l1, name, *, fmt, aio, cache="none"):
+    def __init__(self, l1, name, *, fmt, aio, cache="none",
+                 disk="virtio-blk"):
         self.l1 = l1
         self.name = name
         self.guest = name
         self.options = {"name": name, "format": fmt, "aio": aio, "cache": cache,
                         "mib": GUEST_MIB, "limit": LIMIT_MIB << 20,
-                        "append": GUEST_APPEND}
+                        "append": GUEST_APPEND,
+                        "device": DISKS[disk][0], "node": DISKS[disk][1]}
         self.seed = 0
         self.seen = ""
         l1.script(IMAGE.format(**{**self.options, "mib": DISK_MIB}))
@@ -320,6 +331,48 @@ l2_wait moved 200
     vm.guest = "moved"
 
 
+def case_sequential(l1, checks):
+    """Raw, Linux AIO, NVMe; a file that does not fit is read again and again."""
+    vm = Vm(l1, "g-sequential", fmt="raw", aio="native", disk="nvme")
+    n = vm.check(checks // 4)
+    mib = 160
+    sums = l1.script(f"""
+l2_run {vm.guest} 'rm -rf /mnt/*; dd if=/dev/urandom of=/mnt/file bs=1M count={mib} 2>/dev/null
+	echo 3 >/proc/sys/vm/drop_caches; sha256sum /mnt/file; sha256sum /mnt/file'
+""", timeout=900).out
+    before = vm.stat()
+    sums += l1.script(f"""
+l2_run {vm.guest} 'sha256sum /mnt/file; sha256sum /mnt/file'
+""", timeout=900).out
+    after = vm.stat()
+    delta = {k: after[k] - before[k] for k in (
+        "refaults", "refault_pages", "readahead_pages", "broken_by_guest",
+        "io_errors")}
+    print(f"  {vm.name}: " + ", ".join(f"{v} {k}" for k, v in delta.items()),
+          flush=True)
+    if len(set(sums.split())) != 2 or len(sums.split()) != 8:
+        raise rig.RigError(f"{vm.name}: not always the same: {sums}")
+    if delta["io_errors"] or delta["refault_pages"] < mib << 8:
+        raise rig.RigError(f"{vm.name}: {delta}")
+    # Most of it was there when the guest wanted it, and equals the disk still,
+    # also what the guest has waited for.
+    if (delta["readahead_pages"] < delta["refault_pages"] // 2 or
+            delta["broken_by_guest"] > delta["refault_pages"] // 100):
+        raise rig.RigError(f"{vm.name}: {delta}")
+    vm.stop()
+    vm.remove()
+    return n + delta["refault_pages"]
+
+
+def case_ide(l1, checks):
+    """Raw, threads, page cache of the host; IDE (AHCI)."""
+    vm = Vm(l1, "g-ide", fmt="raw", aio="threads", cache="writeback", disk="ide")
+    n = vm.check(checks // 2)
+    vm.stop()
+    vm.remove()
+    return n
+
+
 def case_raw_native(l1, checks):
     """Raw, Linux AIO; balloon."""
     vm = Vm(l1, "g-raw-native", fmt="raw", aio="native")
@@ -330,8 +383,9 @@ def case_raw_native(l1, checks):
 
 
 def case_qcow2_threads(l1, checks):
-    """qcow2, threads; snapshots."""
-    vm = Vm(l1, "g-qcow2-threads", fmt="qcow2", aio="threads")
+    """qcow2, threads, virtio-scsi; snapshots."""
+    vm = Vm(l1, "g-qcow2-threads", fmt="qcow2", aio="threads",
+            disk="virtio-scsi")
     n = vm.check(checks, snapshot)
     vm.stop()
     vm.remove()
@@ -380,6 +434,8 @@ rm -f /run/rig/{vm.guest}.pid /run/rig/{vm.guest}.agent
 
 
 CASES = {
+    "sequential": case_sequential,
+    "ide": case_ide,
     "raw-native": case_raw_native,
     "qcow2-threads": case_qcow2_threads,
     "migrate": case_migrate,
@@ -406,7 +462,8 @@ def main():
     with rig.L1("vswap.guest.l1", modules="vswap", memory=1536, spare=True,
                 disks={"swap": 768, "image": 768}) as l1:
         l1.guest_initramfs = rig.build_initramfs(
-            l1.guest_kernel, [("bin/checker", checker)], "vswap")
+            l1.guest_kernel, [("bin/checker", checker)], "vswap",
+            boot_modules=(*rig.INITRAMFS_MODULES, *DISK_MODULES))
         l1.script(SETUP)
         l1.run(f"cp {checker} {tools}/vswap /run/check")
         for name in names or CASES:
