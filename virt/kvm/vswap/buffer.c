@@ -372,11 +372,19 @@ static void vswap_complete_buffer(struct vswap_ram *ram, pgoff_t index,
 	vswap_count(ram, VSWAP_FALSE_READS_AVOIDED);
 	WRITE_ONCE(ram->backoff, READ_ONCE(ram->backoff) / 2);
 
-	/* Nothing is what shmem has zeroes for, until somebody needs them. */
-	if (vswap_is_zero(buffer->folio))
+	/*
+	 * Nothing is what shmem has zeroes for, until somebody needs them.  Linux
+	 * clears pages that it is about to read a disk to, and those that it is
+	 * about to use; do as was right the last time.
+	 */
+	if (vswap_is_zero(buffer->folio)) {
+		WRITE_ONCE(ram->last_cleared, index);
 		ret = 0;
-	else
+		if (READ_ONCE(ram->uses_cleared))
+			ret = vswap_fill_page(ram, index, buffer->folio);
+	} else {
 		ret = vswap_fill_page(ram, index, buffer->folio);
+	}
 	trace_kvm_vswap_buffer(index, VSWAP_BUFFER_COMPLETE, ret);
 	if (ret)
 		buffer->failed = true;
@@ -580,6 +588,7 @@ bool kvm_vswap_read(unsigned long hva, void *data, unsigned int len)
 void vswap_init_buffers(struct vswap_ram *ram)
 {
 	xa_init_flags(&ram->buffers, XA_FLAGS_ACCOUNT);
+	ram->last_cleared = ULONG_MAX;
 	INIT_DELAYED_WORK(&ram->buffer_work, vswap_expire_buffers);
 }
 

@@ -177,6 +177,12 @@ struct vswap_ram {
 	/* Pages that are still left alone, and how many the last time. */
 	atomic_t skip;
 	unsigned int backoff;
+	/*
+	 * What the guest cleared last, and whether it has used such a page at once
+	 * rather than have a disk overwrite it.  Hints, not protected.
+	 */
+	pgoff_t last_cleared;
+	bool uses_cleared;
 	/* Protect what pages are, by a hash of their index. */
 	struct mutex locks[VSWAP_LOCKS];
 };

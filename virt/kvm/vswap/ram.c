@@ -212,6 +212,8 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 		return -EFAULT;
 
 	vswap_drop_buffer(ram, index);
+	if (READ_ONCE(ram->last_cleared) == index)
+		WRITE_ONCE(ram->uses_cleared, false);
 	old = filemap_get_folio(ram->mapping, index);
 	if (IS_ERR(old)) {
 		absent = vswap_is_swapped(ram, index) ||
@@ -564,6 +566,8 @@ again:
 			}
 			vswap_count(ram, VSWAP_SWAP_FAULTS);
 		}
+		if (READ_ONCE(ram->last_cleared) == vmf->pgoff)
+			WRITE_ONCE(ram->uses_cleared, true);
 		ret = shmem_vm_ops->fault(vmf);
 		mutex_unlock(lock);
 		return ret | major;

@@ -1419,6 +1419,53 @@ static uint64_t vcpu_faults(void)
 	return value;
 }
 
+static void clear_page(unsigned int page)
+{
+	guest(.op = OP_STOS, .size = 8, .value = 0, .dst = GVA + page * PAGE,
+	      .count = PAGE / 8);
+	want_stos(page * PAGE, 0, 8, PAGE / 8);
+}
+
+/* Pages that are clear take memory if the last one was used at once. */
+static void test_cleared(void)
+{
+	uint64_t before;
+
+	begin();
+	clear_page(0);
+	TEST_ASSERT_EQ(page_state(0), KVM_VSWAP_PAGE_NONE);
+	clear_page(1);
+	TEST_ASSERT_EQ(page_state(1), KVM_VSWAP_PAGE_NONE);
+	/* Not the last one. */
+	guest(.op = OP_STORE, .size = 8, .value = 1, .dst = GVA);
+	want_stos(0, 1, 8, 1);
+	clear_page(2);
+	TEST_ASSERT_EQ(page_state(2), KVM_VSWAP_PAGE_NONE);
+	guest(.op = OP_STORE, .size = 8, .value = 2, .dst = GVA + 2 * PAGE);
+	want_stos(2 * PAGE, 2, 8, 1);
+
+	before = vcpu_faults();
+	clear_page(3);
+	TEST_ASSERT_EQ(page_state(3), KVM_VSWAP_PAGE_RESIDENT);
+	guest(.op = OP_STORE, .size = 8, .value = 3, .dst = GVA + 3 * PAGE);
+	want_stos(3 * PAGE, 3, 8, 1);
+	TEST_ASSERT_EQ(vcpu_faults() - before, 1);
+
+	/* The disk takes the place of the last one. */
+	clear_page(4);
+	TEST_ASSERT_EQ(page_state(4), KVM_VSWAP_PAGE_RESIDENT);
+	TEST_ASSERT(pread(f.image, f.mem + 4 * PAGE, PAGE, 0) == PAGE,
+		    "the image cannot be read");
+	for (before = 0; before < PAGE; before++)
+		f.want[4][before] = image_byte(before);
+	TEST_ASSERT_EQ(page_state(4), KVM_VSWAP_PAGE_ALIAS);
+	clear_page(5);
+	TEST_ASSERT_EQ(page_state(5), KVM_VSWAP_PAGE_NONE);
+	expect(false_reads_avoided, 6);
+	expect(buffer_merges, 0);
+	check_all();
+}
+
 /* All pages are blocks of the image, in memory and not mapped anywhere. */
 static void cache_all(void)
 {
@@ -1636,6 +1683,7 @@ static const struct {
 	{ "image_read", test_image_read },
 	{ "alias_buffer", test_alias_buffer },
 	{ "fault_around", test_fault_around },
+	{ "cleared", test_cleared },
 	{ "map_ahead", test_map_ahead },
 	{ "swapoff", test_swapoff },
 	{ "vm_death", test_vm_death },
