@@ -31,6 +31,7 @@
 #include "mmu/tdp_mmu.h"
 #include "smm.h"
 #include "ahead.h"
+#include "preventer.h"
 
 /* Pages that are mapped ahead at first, and at most. */
 #define AHEAD_MIN	4u
@@ -119,8 +120,7 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 	}
 
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, gfn);
-	if (!slot || slot->id >= KVM_USER_MEM_SLOTS ||
-	    (slot->flags & (KVM_MEMSLOT_INVALID | KVM_MEM_GUEST_MEMFD)))
+	if (!vswap_is_memory(slot, gpa))
 		return;
 
 	ahead->nr = min(max(2 * ahead->nr, AHEAD_MIN), max);

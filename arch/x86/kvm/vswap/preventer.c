@@ -68,14 +68,6 @@ static bool vswap_is_simple(struct kvm_vcpu *vcpu)
 	return !kvm_x86_call(get_interrupt_shadow)(vcpu);
 }
 
-/* Memory of a guest, and nothing that KVM has put there. */
-static bool vswap_is_memory(struct kvm_memory_slot *slot, gpa_t gpa)
-{
-	return slot && slot->id < KVM_USER_MEM_SLOTS &&
-	       !(slot->flags & (KVM_MEMSLOT_INVALID | KVM_MEM_GUEST_MEMFD)) &&
-	       (gpa & PAGE_MASK) != APIC_DEFAULT_PHYS_BASE;
-}
-
 /*
  * The address of a segment's memory, in long mode or in a flat segment.  It is
  * within a page.

@@ -17,6 +17,14 @@ bool __kvm_vswap_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code,
 void __kvm_vswap_commit_memslot(struct kvm *kvm,
 				const struct kvm_memory_slot *slot);
 
+/* Memory of a guest, and nothing that KVM has put there. */
+static inline bool vswap_is_memory(struct kvm_memory_slot *slot, gpa_t gpa)
+{
+	return slot && slot->id < KVM_USER_MEM_SLOTS &&
+	       !(slot->flags & (KVM_MEMSLOT_INVALID | KVM_MEM_GUEST_MEMFD)) &&
+	       (gpa & PAGE_MASK) != APIC_DEFAULT_PHYS_BASE;
+}
+
 /* Called for a fault of a guest.  True: done, the guest can go on. */
 static inline bool kvm_vswap_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa,
 					u64 error_code, void *insn,
