@@ -121,8 +121,12 @@ for d in include/uapi arch/x86/include/uapi; do
 	done < <(cd "$stage/$d" && find . -name '*.h' -type f)
 done
 
-# Times of files whose content is the same stay, for an incremental build.
-rsync -rlp --checksum --delete "$stage/" "$out/tree/"
+# Times of files whose content is the same stay, for an incremental build.  The
+# selftests' Makefile does not know which programs depend on which headers.
+changed=$(rsync -rlp --checksum --delete --out-format=%n "$stage/" "$out/tree/")
+if grep -q '\.h$' <<<"$changed"; then
+	rm -rf "$out/obj"
+fi
 
 args=(-C "$out/tree/tools/testing/selftests/kvm" "OUTPUT=$out/obj" ARCH=x86
       LLVM= CROSS_COMPILE= "USERLDFLAGS=-static")
