@@ -237,7 +237,7 @@ class Host:
 import fcntl, struct
 b = bytearray(struct.pack("II", {size}, 0) + bytes({size - 8}))
 with open("/run/vswap/ram{g}", "rb") as f:
-    fcntl.ioctl(f, 3 << 30 | {size} << 16 | 0xae << 8 | 0xf0, b)
+    fcntl.ioctl(f, 0xae << 8 | 0xf0, b)
 print(*struct.unpack_from("{len(names)}Q", b, 8))
 '""").out.split()
         return dict(zip(names, map(int, out)))

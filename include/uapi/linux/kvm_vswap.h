@@ -120,7 +120,8 @@ struct kvm_vswap_associate {
 	__u32 flags;
 };
 
-#define KVM_VSWAP_GET_STATS	_IOWR(KVMIO, 0xf0, struct kvm_vswap_stats)
+/* Without its size, as the structure may grow. */
+#define KVM_VSWAP_GET_STATS	_IO(KVMIO, 0xf0)
 #define KVM_VSWAP_QUERY		_IOW(KVMIO, 0xf1, struct kvm_vswap_query)
 #define KVM_VSWAP_ASSOCIATE	_IOW(KVMIO, 0xf2, struct kvm_vswap_associate)
 

@@ -1963,7 +1963,7 @@ VSWAP_TEST(stats_ioctl)
 	s.stats.size = sizeof(s.stats);
 	s.stats.flags = 0;
 	VSWAP_FAILS(ioctl(self->image, KVM_VSWAP_GET_STATS, &s), ENOTTY);
-	VSWAP_FAILS(ioctl(ram->fd, _IO(KVMIO, 0xf0), &s), ENOTTY);
+	VSWAP_FAILS(ioctl(ram->fd, _IO(KVMIO, 0xff), &s), ENOTTY);
 	VSWAP_FAILS(ioctl(ram->fd, _IOW(KVMIO, 0xff, uint64_t), &s), ENOTTY);
 }
 
