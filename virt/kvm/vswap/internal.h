@@ -343,6 +343,8 @@ int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
 		    u64 block, unsigned long nr);
 int vswap_read_blocks(struct vswap_image *image, u64 block,
 		      struct bio_vec *bvec, unsigned int nr);
+int vswap_need_blocks(struct vswap_image *image, u64 block,
+		      struct bio_vec *bvec, unsigned int nr);
 
 /* super.c, on behalf of the others */
 struct vswap_inode {

@@ -26,6 +26,7 @@
 #include <linux/mman.h>
 #include <linux/mount.h>
 #include <linux/module.h>
+#include <linux/psi.h>
 #include <linux/sched/mm.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -150,7 +151,7 @@ int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
 		if (!folio)
 			return -ENOMEM;
 		bvec_set_folio(&bvec, folio, PAGE_SIZE, 0);
-		ret = vswap_read_blocks(image, vswap_entry_block(entry), &bvec,
+		ret = vswap_need_blocks(image, vswap_entry_block(entry), &bvec,
 					1);
 		if (ret) {
 			vswap_count(ram, VSWAP_IO_ERRORS);
@@ -430,6 +431,7 @@ static struct file *vswap_unlock_fault(struct vm_fault *vmf)
 static vm_fault_t vswap_fault_cached(struct vm_fault *vmf, struct folio *folio)
 {
 	struct address_space *mapping = vmf->vma->vm_file->f_mapping;
+	unsigned long pflags;
 	struct file *file;
 
 	if (!folio_trylock(folio)) {
@@ -438,13 +440,18 @@ static vm_fault_t vswap_fault_cached(struct vm_fault *vmf, struct folio *folio)
 			return VM_FAULT_RETRY;
 		}
 		file = vswap_unlock_fault(vmf);
-		if (file) {
+		/* It is being read, most likely. */
+		psi_memstall_enter(&pflags);
+		if (file)
 			folio_wait_locked(folio);
+		else
+			folio_lock(folio);
+		psi_memstall_leave(&pflags);
+		if (file) {
 			folio_put(folio);
 			fput(file);
 			return VM_FAULT_RETRY;
 		}
-		folio_lock(folio);
 	}
 	if (folio->mapping != mapping || !folio_test_uptodate(folio)) {
 		folio_unlock(folio);

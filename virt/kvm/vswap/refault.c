@@ -306,7 +306,7 @@ int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
 	}
 	i = block - first;
 
-	ret = vswap_read_blocks(image, block, bvec + i, last - block);
+	ret = vswap_need_blocks(image, block, bvec + i, last - block);
 	vswap_end_read(ram, bvec + i, last - block, ret);
 	if (bvec != &one)
 		kfree(bvec);
