@@ -23,24 +23,19 @@
 #include <sys/stat.h>
 #include <sys/swap.h>
 #include <linux/bitmap.h>
-#include <linux/kvm_vswap.h>
 
 #include "kselftest.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
+#include "vswap_util.h"
 
 #define FLAGS_CF	BIT(0)
 #define FLAGS_ZF	BIT(6)
 #define FLAGS_DF	BIT(10)
 #define FLAGS_STATUS	(BIT(0) | BIT(2) | BIT(4) | BIT(6) | BIT(7) | BIT(10) | BIT(11))
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
-
-#define PAGE		4096ul
 #define PAGES		64
 #define SLOT		10
 #define GPA		0x40000000ul
@@ -506,20 +501,6 @@ static uint8_t image_byte(unsigned long offset)
 	return 0x80 ^ (offset >> 12) * 3 ^ offset * 7;
 }
 
-static void set_parameter(const char *name, unsigned int value)
-{
-	char path[128], text[16];
-	int fd;
-
-	snprintf(path, sizeof(path), PARAMETERS "%s", name);
-	fd = open(path, O_WRONLY);
-	TEST_ASSERT(fd >= 0, "%s is not there", path);
-	snprintf(text, sizeof(text), "%u", value);
-	TEST_ASSERT(write(fd, text, strlen(text)) == strlen(text),
-		    "%s cannot be set to %u", name, value);
-	close(fd);
-}
-
 static void get_stats(struct kvm_vswap_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
@@ -548,6 +529,7 @@ static void page_out(unsigned int first, unsigned int nr)
 
 	for (tries = 0; tries < 100; tries++) {
 		resident = -1;
+		vswap_drain_lru();
 		TEST_ASSERT(!madvise(f.mem + first * PAGE, nr * PAGE,
 				     MADV_PAGEOUT), "MADV_PAGEOUT failed");
 		for (i = first; i < first + nr; i++) {
@@ -687,11 +669,11 @@ static void setup(void)
 		guest_on(i, (struct guest_cmd){ .op = OP_NONE });
 	swap_out_all();
 	/* Nothing expires by itself, unless a test wants that. */
-	set_parameter("vswap_buffer_us", 60000000);
-	set_parameter("vswap_buffer_pages", 32);
-	set_parameter("vswap_buffer_backoff", 1024);
-	set_parameter("vswap_preventer", 1);
-	set_parameter("vswap_map_ahead", 64);
+	vswap_set_parameter("vswap_buffer_us", 60000000);
+	vswap_set_parameter("vswap_buffer_pages", 32);
+	vswap_set_parameter("vswap_buffer_backoff", 1024);
+	vswap_set_parameter("vswap_preventer", 1);
+	vswap_set_parameter("vswap_map_ahead", 64);
 }
 
 static void teardown(void)
@@ -1057,7 +1039,7 @@ static void test_timeout(void)
 {
 	unsigned int i;
 
-	set_parameter("vswap_buffer_us", 1000);
+	vswap_set_parameter("vswap_buffer_us", 1000);
 	begin();
 	guest(.op = OP_STORE, .size = 8, .value = 1, .dst = GVA);
 	expect(buffered_pages, 1);
@@ -1077,7 +1059,7 @@ static void test_timeout(void)
 
 static void test_no_patience(void)
 {
-	set_parameter("vswap_buffer_us", 0);
+	vswap_set_parameter("vswap_buffer_us", 0);
 	begin();
 	guest(.op = OP_STORE, .size = 8, .value = 1, .dst = GVA);
 	want_stos(0, 1, 8, 1);
@@ -1087,7 +1069,7 @@ static void test_no_patience(void)
 	guest(.op = OP_STOS, .size = 8, .dst = GVA + PAGE, .count = PAGE / 8);
 	want_stos(PAGE, 0, 8, PAGE / 8);
 	expect(false_reads_avoided, 1);
-	set_parameter("vswap_preventer", 0);
+	vswap_set_parameter("vswap_preventer", 0);
 	guest(.op = OP_STOS, .size = 8, .dst = GVA + 2 * PAGE, .count = PAGE / 8);
 	want_stos(2 * PAGE, 0, 8, PAGE / 8);
 	expect(false_reads_avoided, 1);
@@ -1121,7 +1103,7 @@ static void test_limit(void)
 {
 	unsigned int i;
 
-	set_parameter("vswap_buffer_pages", 3);
+	vswap_set_parameter("vswap_buffer_pages", 3);
 	begin();
 	for (i = 0; i < 5; i++) {
 		guest(.op = OP_STORE, .size = 8, .value = i, .dst = GVA + i * PAGE);
@@ -1484,7 +1466,7 @@ static uint64_t faults_of_reads(unsigned int map_ahead, int step)
 	uint64_t before, sum = 0;
 	struct guest_cmd *cmd;
 
-	set_parameter("vswap_map_ahead", map_ahead);
+	vswap_set_parameter("vswap_map_ahead", map_ahead);
 	for (i = 0; i < count; i++) {
 		page = step > 0 ? i * step : PAGES - 1 + i * step;
 		sum += f.want[page][0];
@@ -1619,8 +1601,8 @@ static void test_stress(void)
 	unsigned long cpu;
 	unsigned int n;
 
-	set_parameter("vswap_buffer_us", 20000);
-	set_parameter("vswap_buffer_backoff", 0);
+	vswap_set_parameter("vswap_buffer_us", 20000);
+	vswap_set_parameter("vswap_buffer_backoff", 0);
 	begin();
 	WRITE_ONCE(*running, 1);
 	for (cpu = 0; cpu < MAX_CPUS; cpu++) {
@@ -1756,6 +1738,6 @@ int main(int argc, char *argv[])
 	}
 	TEST_ASSERT(!umount(MOUNT), "cannot unmount");
 	rmdir(MOUNT);
-	set_parameter("vswap_buffer_us", 1000);
+	vswap_set_parameter("vswap_buffer_us", 1000);
 	ksft_finished();
 }
