@@ -193,7 +193,7 @@ VSWAP_TEST(readahead)
 	unsigned int cluster = vswap_parameter("vswap_cluster");
 	static const uint64_t random[] = { 300, 100, 400, 8, 200 };
 	struct kvm_vswap_stats before, after;
-	uint64_t i, first;
+	uint64_t i, first, refaults, ahead;
 
 	/* In the order of the image, which is not that of memory. */
 	for (i = 0; i < N; i++)
@@ -218,9 +218,14 @@ VSWAP_TEST(readahead)
 	}
 	after = vswap_stats(ram);
 	/* It takes four blocks to tell, and these are in the second cluster. */
-	TEST_ASSERT_EQ(after.refaults - before.refaults, first / cluster);
-	TEST_ASSERT_EQ(after.readahead_pages - before.readahead_pages, N - first);
 	TEST_ASSERT_EQ(after.refault_pages - before.refault_pages, N);
+	/* One can be cut short where a page is busy, or memory is short. */
+	refaults = after.refaults - before.refaults;
+	ahead = after.readahead_pages - before.readahead_pages;
+	TEST_ASSERT(refaults >= first / cluster && refaults <= first / cluster + 4,
+		    "%lu refaults", refaults);
+	TEST_ASSERT(ahead <= N - first && ahead >= (N - first) * 3 / 4,
+		    "%lu pages were read ahead", ahead);
 	TEST_ASSERT_EQ(after.io_errors, 0);
 
 	/* What is there is not read again, and does not end it. */
