@@ -571,15 +571,24 @@ static void check_page(unsigned int page)
 			    f.mem[page * PAGE + j], f.want[page][j]);
 }
 
+/* Pages become blocks of the image, in memory and not mapped anywhere. */
+static void read_image(unsigned int first, unsigned int nr)
+{
+	const size_t size = nr * PAGE;
+	unsigned long i;
+
+	TEST_ASSERT(pread(f.image, f.mem + first * PAGE, size, 0) == size,
+		    "the image cannot be read");
+	for (i = 0; i < size; i++)
+		f.want[first + i / PAGE][i % PAGE] = image_byte(i);
+}
+
 /* Pages [0, ALIASES) are blocks of the image, and dropped. */
 static void alias_some(void)
 {
 	unsigned long i;
 
-	TEST_ASSERT(pread(f.image, f.mem, ALIASES * PAGE, 0) == ALIASES * PAGE,
-		    "the image cannot be read");
-	for (i = 0; i < ALIASES * PAGE; i++)
-		f.want[i / PAGE][i % PAGE] = image_byte(i);
+	read_image(0, ALIASES);
 	/* What is not mapped is not reclaimed. */
 	for (i = 0; i < ALIASES; i++)
 		check_page(i);
@@ -1436,27 +1445,13 @@ static void test_cleared(void)
 	/* The disk takes the place of the last one. */
 	clear_page(4);
 	TEST_ASSERT_EQ(page_state(4), KVM_VSWAP_PAGE_RESIDENT);
-	TEST_ASSERT(pread(f.image, f.mem + 4 * PAGE, PAGE, 0) == PAGE,
-		    "the image cannot be read");
-	for (before = 0; before < PAGE; before++)
-		f.want[4][before] = image_byte(before);
+	read_image(4, 1);
 	TEST_ASSERT_EQ(page_state(4), KVM_VSWAP_PAGE_ALIAS);
 	clear_page(5);
 	TEST_ASSERT_EQ(page_state(5), KVM_VSWAP_PAGE_NONE);
 	expect(false_reads_avoided, 6);
 	expect(buffer_merges, 0);
 	check_all();
-}
-
-/* All pages are blocks of the image, in memory and not mapped anywhere. */
-static void cache_all(void)
-{
-	unsigned long i;
-
-	TEST_ASSERT(pread(f.image, f.mem, PAGES * PAGE, 0) == PAGES * PAGE,
-		    "the image cannot be read");
-	for (i = 0; i < PAGES * PAGE; i++)
-		f.want[i / PAGE][i % PAGE] = image_byte(i);
 }
 
 /* Faults of a guest that reads pages, from the first on or from the last. */
@@ -1501,7 +1496,7 @@ static void test_map_ahead(void)
 	some = faults_of_mapped(7, 1);
 	none = faults_of_mapped(0, 1);
 	apart = faults_of_mapped(64, 4);
-	cache_all();
+	read_image(0, PAGES);
 	cached = faults_of_reads(64, 1);
 	ksft_print_msg("faults: %lu up, %lu down, %lu by 7, %lu off, %lu apart, %lu not mapped\n",
 		       up, down, some, none, apart, cached);

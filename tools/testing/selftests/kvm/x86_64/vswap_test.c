@@ -1715,22 +1715,40 @@ static void set_table(const char *name, const struct dm_table *table)
 	suspend_device(name, false);
 }
 
+/* Have all I/O to a device fail; what it was made of is for set_table(). */
+static void break_device(const char *name, struct dm_table *good)
+{
+	struct dm_table bad;
+
+	get_table(name, good);
+	bad = *good;
+	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
+	bad.params[0] = '\0';
+	set_table(name, &bad);
+}
+
+/* A device as an image of the mount. */
+static int open_disk(const struct vswap_mount *m, const char *name)
+{
+	struct stat st;
+
+	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
+	VSWAP_OK(mknod(vswap_path(m->lower, "disk"), S_IFBLK | 0600, st.st_rdev));
+	return vswap_image_open(m, "disk", O_RDWR | O_DIRECT);
+}
+
 /* A disk that fails: who reads it is told, and all else is as it was. */
 VSWAP_TEST(disk_errors)
 {
 	struct vswap_ram *ram = &self->ram;
 	const char *name = getenv("VSWAP_DEVICE");
 	struct kvm_vswap_stats before, after;
-	struct dm_table good, bad;
-	struct stat st;
+	struct dm_table good;
 	int fd;
 
 	if (!name)
 		SKIP(return, "VSWAP_DEVICE is not set");
-	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
-	VSWAP_OK(mknod(vswap_path(self->m.lower, "disk"), S_IFBLK | 0600,
-		       st.st_rdev));
-	fd = vswap_image_open(&self->m, "disk", O_RDWR | O_DIRECT);
+	fd = open_disk(&self->m, name);
 	vswap_fill_pages(ram, 0, N, NEW);
 	vswap_pwrite(fd, ram->mem, N, 0);
 	read_aliases(ram, fd, 0, N, 0);
@@ -1738,11 +1756,7 @@ VSWAP_TEST(disk_errors)
 	vswap_pageout(ram, 0, N / 2);
 	vswap_pageout(ram, N, N);
 
-	get_table(name, &good);
-	bad = good;
-	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
-	bad.params[0] = '\0';
-	set_table(name, &bad);
+	break_device(name, &good);
 
 	/* Reads and writes fail, and change nothing. */
 	before = vswap_stats(ram);
@@ -1782,18 +1796,14 @@ VSWAP_TEST(readahead_errors)
 	unsigned int cluster = vswap_parameter("vswap_cluster");
 	const uint64_t first = 2 * READAHEAD;
 	struct kvm_vswap_stats before, after;
-	struct dm_table good, bad;
 	int fd, status, pipes[2];
-	struct stat st;
+	struct dm_table good;
 	pid_t pid, exited;
 	char c;
 
 	if (!name)
 		SKIP(return, "VSWAP_DEVICE is not set");
-	VSWAP_OK(stat(vswap_path("/dev/mapper", name), &st));
-	VSWAP_OK(mknod(vswap_path(self->m.lower, "disk"), S_IFBLK | 0600,
-		       st.st_rdev));
-	fd = vswap_image_open(&self->m, "disk", O_RDWR | O_DIRECT);
+	fd = open_disk(&self->m, name);
 	vswap_fill_pages(ram, 0, N, NEW);
 	vswap_pwrite(fd, ram->mem, N, 0);
 	read_aliases(ram, fd, 0, N, 0);
@@ -1803,11 +1813,7 @@ VSWAP_TEST(readahead_errors)
 	vswap_set_parameter("vswap_cluster", READAHEAD);
 	vswap_expect_pages(ram, 0, first, NEW);
 	EVENTUALLY(is_uptodate(ram, first + READAHEAD - 1));
-	get_table(name, &good);
-	bad = good;
-	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
-	bad.params[0] = '\0';
-	set_table(name, &bad);
+	break_device(name, &good);
 	before = vswap_stats(ram);
 	TEST_ASSERT_EQ(before.readahead_pages, READAHEAD);
 	vswap_expect_pages(ram, first, READAHEAD, NEW + first);
