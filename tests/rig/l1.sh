@@ -92,12 +92,13 @@ trap 'cp /run/rig/*.console "$RIG_SHARE" 2>/dev/null' EXIT
 
 # l2_start NAME [-m MIB] [-c CPUS] [-C CPU-MODEL] [-a "KERNEL PARAMETERS"] [-r ROOT]
 #	   [-M MACHINE-OPTIONS] [-w CPULIST] [-p CPU] [-x "COMMAND"] [-- QEMU ARGUMENTS]
-# -w pins all of QEMU to CPUs of L1 ("last": the highest), -p vCPU i alone to CPU + i;
+# -w pins all of QEMU to CPUs of L1 ("last": the highest), -p vCPU i alone to CPU + i,
+# before it runs for the first time;
 # -r is the guest's rig.root (default ram); -x is run with QEMU's command line.
 l2_start()
 {
 	local name=$1 mem=512 cpus=1 cpu=host append="" root=ram machine="" pin=() wrap=() opt
-	local first="" pid task vcpu
+	local first="" paused=() pid task vcpu
 	local OPTIND=1 OPTARG
 
 	shift
@@ -110,7 +111,7 @@ l2_start()
 		r) root=$OPTARG ;;
 		M) machine=,$OPTARG ;;
 		w) pin=(taskset -c "${OPTARG/last/$(($(nproc --all) - 1))}") ;;
-		p) first=$OPTARG ;;
+		p) first=$OPTARG paused=(-S) ;;
 		x) read -ra wrap <<<"$OPTARG" ;;
 		*) fail "l2_start: bad option" ;;
 		esac
@@ -130,7 +131,7 @@ l2_start()
 		-chardev "socket,id=qmp,path=/run/rig/$name.qmp,server=on,wait=off" \
 		-mon chardev=qmp,mode=control \
 		-D "/run/rig/$name.stderr" \
-		-pidfile "/run/rig/$name.pid" -daemonize "$@" \
+		-pidfile "/run/rig/$name.pid" -daemonize "${paused[@]}" "$@" \
 		2>"$RIG_SHARE/$name.qemu" || {
 		cat "$RIG_SHARE/$name.qemu" >&2
 		fail "QEMU did not start guest $name"
@@ -142,6 +143,7 @@ l2_start()
 			[[ -z $vcpu ]] ||
 				taskset -pc $((first + vcpu)) "${task##*/}" >/dev/null
 		done
+		qmp "$name" '{"execute": "cont"}' || fail "guest $name does not start"
 	fi
 	(
 		trap - EXIT

@@ -83,6 +83,7 @@ l2_wait g 400
                 break
             time.sleep(1)
         state = self.l1.script("""
+l2_alive g || fail "$(l2_ended g)"
 cd /sys/kernel/debug/kvm/*-*/
 grep . viommu_faults viommu_queue_errors viommu_map_errors viommu_limit |
 	grep -v ":0$" && cat viommu
@@ -114,7 +115,7 @@ l2_run g 'cd /sys/bus/pci/drivers/igb; echo 0000:00:10.0 >unbind; sleep 1
 
     def migrate(self):
         """vCPU threads, and the thread that emulates, move between CPUs."""
-        moves = " ".join(str(self.rng.randrange(3)) for _ in range(8))
+        moves = " ".join(str(self.rng.randrange(1, 4)) for _ in range(8))
         self.l1.script(f"""
 pid=$(l2_pid g)
 for cpu in {moves}; do
@@ -183,7 +184,7 @@ modprobe -r viommu-shadow || fail "viommu-shadow does not unload"
 def main():
     print(f"seed {SEED}")
     with rig.L1("viommu.churn.l1", modules="viommu", devices=["igb", "edu"],
-                cpus=3, append="iommu.strict=1 slab_nomerge",
+                cpus=3, spare=True, append="iommu.strict=1 slab_nomerge",
                 guest_modules=["dmaprobe"]) as l1:
         churn = Churn(l1, random.Random(SEED))
         churn.start()
@@ -201,5 +202,5 @@ except rig.Skip as e:
     print(f"SKIP: {e}")
     sys.exit(4)
 except (rig.RigError, TimeoutError) as e:
-    print(f"FAIL: {e}")
+    print(f"FAIL: seed {SEED}: {e}")
     sys.exit(1)
