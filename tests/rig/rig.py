@@ -667,8 +667,12 @@ class L1:
         """Run bash code in L1 with the helpers of tests/rig/l1.sh."""
         path = self.share / f".script-{secrets.token_hex(4)}"
         path.write_text(f". {shlex.quote(str(RIG / 'l1.sh'))}\n{text}\n")
-        return self.run(f"bash {shlex.quote(str(path))}", timeout, check,
-                        on_output)
+        try:
+            return self.run(f"bash {shlex.quote(str(path))}", timeout, check,
+                            on_output)
+        except TimeoutError as e:
+            # The command says nothing, what it was to do does.
+            raise TimeoutError(f"{e}; the script:\n{text}") from None
 
     def scan(self):
         """Complaints on the consoles of L1 and its guests."""
