@@ -36,6 +36,8 @@
  * @refaults: faults on aliases that had been dropped
  * @refault_pages: pages that were read for these, and ahead of them
  * @readahead_pages: those of them that were read ahead
+ * @cached_reads: reads on behalf of aliases that went through the page cache of
+ *	the file below, as it could not be read directly at once
  * @swap_faults: faults on pages in swap
  * @broken_by_guest: aliases that the guest wrote to
  * @broken_by_write: aliases whose block was about to change
@@ -65,6 +67,7 @@ struct kvm_vswap_stats {
 	__u64 refaults;
 	__u64 refault_pages;
 	__u64 readahead_pages;
+	__u64 cached_reads;
 	__u64 swap_faults;
 	__u64 broken_by_guest;
 	__u64 broken_by_write;

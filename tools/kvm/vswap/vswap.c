@@ -52,6 +52,7 @@ static const struct field {
 	FIELD(refaults, false, "Faults on dropped aliases"),
 	FIELD(refault_pages, false, "Pages read from images by faults and ahead of them"),
 	FIELD(readahead_pages, false, "Pages of these read ahead"),
+	FIELD(cached_reads, false, "Reads for aliases that were not direct"),
 	FIELD(swap_faults, false, "Faults on pages in swap"),
 	FIELD(broken_by_guest, false, "Aliases that the guest wrote to"),
 	FIELD(broken_by_write, false, "Aliases whose block changed"),

@@ -30,7 +30,6 @@
 #include <linux/mount.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
-#include <linux/psi.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -127,37 +126,6 @@ put:
 free:
 	kvfree(image);
 	return ERR_PTR(ret);
-}
-
-/* Read consecutive blocks as they are on disk; all of them, or -EIO. */
-int vswap_read_blocks(struct vswap_image *image, u64 block,
-		      struct bio_vec *bvec, unsigned int nr)
-{
-	size_t size = (size_t)nr << PAGE_SHIFT;
-	loff_t pos = block << PAGE_SHIFT;
-	struct iov_iter iter;
-	ssize_t ret;
-
-	iov_iter_bvec(&iter, ITER_DEST, bvec, nr, size);
-	while (iov_iter_count(&iter)) {
-		ret = vfs_iter_read(image->file, &iter, &pos, 0);
-		if (ret <= 0)
-			break;
-	}
-	return iov_iter_count(&iter) ? -EIO : 0;
-}
-
-/* The same, for somebody who would not have to wait if there was more memory. */
-int vswap_need_blocks(struct vswap_image *image, u64 block,
-		      struct bio_vec *bvec, unsigned int nr)
-{
-	unsigned long pflags;
-	int ret;
-
-	psi_memstall_enter(&pflags);
-	ret = vswap_read_blocks(image, block, bvec, nr);
-	psi_memstall_leave(&pflags);
-	return ret;
 }
 
 /*

@@ -127,6 +127,8 @@ enum vswap_stat {
 	VSWAP_REFAULTS,
 	VSWAP_REFAULT_PAGES,
 	VSWAP_READAHEAD_PAGES,
+	/* Reads on behalf of aliases that were not direct. */
+	VSWAP_CACHED_READS,
 	/* Faults that read from swap. */
 	VSWAP_SWAP_FAULTS,
 	/* Aliases that ended: page written, block about to be written. */
@@ -293,6 +295,8 @@ void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 			  struct vswap_image *image, u64 block, bool written);
 
 /* refault.c */
+int vswap_need_blocks(struct vswap_ram *ram, struct vswap_image *image,
+		      u64 block, struct bio_vec *bvec, unsigned int nr);
 struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index, gfp_t gfp);
 int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
 		       struct vswap_image *image, u64 block,
@@ -341,10 +345,6 @@ struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
 				    const struct path *lower);
 int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
 		    u64 block, unsigned long nr);
-int vswap_read_blocks(struct vswap_image *image, u64 block,
-		      struct bio_vec *bvec, unsigned int nr);
-int vswap_need_blocks(struct vswap_image *image, u64 block,
-		      struct bio_vec *bvec, unsigned int nr);
 
 /* super.c, on behalf of the others */
 struct vswap_inode {

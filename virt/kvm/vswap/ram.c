@@ -151,8 +151,8 @@ int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
 		if (!folio)
 			return -ENOMEM;
 		bvec_set_folio(&bvec, folio, PAGE_SIZE, 0);
-		ret = vswap_need_blocks(image, vswap_entry_block(entry), &bvec,
-					1);
+		ret = vswap_need_blocks(ram, image, vswap_entry_block(entry),
+					&bvec, 1);
 		if (ret) {
 			vswap_count(ram, VSWAP_IO_ERRORS);
 			goto out;

@@ -11,14 +11,21 @@
  *
  * Folios are in the page cache and locked from before they are read until they are
  * uptodate.  If that fails they are removed before they are unlocked.
+ *
+ * A page of a RAM file can be needed wherever memory of user space is accessed, and
+ * with any lock held that a page fault may be taken with; and if not by who reads
+ * it, then by who waits for that one.  So reading it must not take a lock that a
+ * page fault on a mapping of the lower file would not take.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cgroup.h>
+#include <linux/highmem.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
 #include <linux/moduleparam.h>
+#include <linux/psi.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
@@ -46,6 +53,106 @@ static const struct kernel_param_ops vswap_readahead_ops = {
 static unsigned int vswap_readahead = SZ_512K / PAGE_SIZE;
 module_param_cb(vswap_readahead, &vswap_readahead_ops, &vswap_readahead, 0644);
 MODULE_PARM_DESC(vswap_readahead, "Pages of an image that are read ahead of a guest that needs those that were dropped in sequence, 0 to 256 (default: 128)");
+
+/* DAX has none, and neither may an odd file system. */
+static bool vswap_has_page_cache(struct vswap_image *image)
+{
+	return image->file->f_mapping->a_ops->read_folio;
+}
+
+/*
+ * Read consecutive blocks directly.  File systems lock the inode for that, which
+ * direct I/O to the same file, past the mount, may hold while it faults on the page
+ * that is read here.  So the lock is only tried if there is another way.  That is
+ * what NOWAIT is for files: the read itself is waited for.  Devices have no lock.
+ */
+static int vswap_read_direct(struct vswap_image *image, u64 block,
+			     struct bio_vec *bvec, unsigned int nr)
+{
+	size_t size = (size_t)nr << PAGE_SHIFT;
+	loff_t pos = block << PAGE_SHIFT;
+	struct iov_iter iter;
+	rwf_t flags = 0;
+	ssize_t ret;
+
+	if (vswap_has_page_cache(image) && !S_ISBLK(image->lower->i_mode))
+		flags = RWF_NOWAIT;
+	iov_iter_bvec(&iter, ITER_DEST, bvec, nr, size);
+	while (iov_iter_count(&iter)) {
+		ret = vfs_iter_read(image->file, &iter, &pos, flags);
+		if (ret <= 0)
+			return ret ?: -EIO;
+	}
+	return 0;
+}
+
+/*
+ * Read consecutive blocks like a fault on a mapping of the lower file.  What was not
+ * in its page cache before does not stay there.
+ */
+static int vswap_read_cached(struct vswap_image *image, u64 block,
+			     struct bio_vec *bvec, unsigned int nr)
+{
+	struct address_space *mapping = image->file->f_mapping;
+	struct file_ra_state ra = {};
+	DEFINE_READAHEAD(ractl, image->file, &ra, mapping, block);
+	loff_t pos = block << PAGE_SHIFT;
+	loff_t end = (block + nr) << PAGE_SHIFT;
+	struct folio *folio;
+	unsigned int i;
+	int ret = 0;
+	bool cached;
+
+	cached = filemap_range_has_page(mapping, pos, end - 1);
+	page_cache_ra_unbounded(&ractl, nr, 0);
+	for (i = 0; i < nr && !ret; i++) {
+		filemap_invalidate_lock_shared(mapping);
+		folio = read_mapping_folio(mapping, block + i, image->file);
+		filemap_invalidate_unlock_shared(mapping);
+		if (IS_ERR(folio)) {
+			ret = -EIO;
+		} else {
+			copy_highpage(bvec[i].bv_page,
+				      folio_file_page(folio, block + i));
+			folio_put(folio);
+		}
+	}
+	/* Beyond the end there would be zeroes. */
+	if (end > i_size_read(mapping->host))
+		ret = -EIO;
+	if (!cached)
+		invalidate_inode_pages2_range(mapping, block, block + nr - 1);
+	return ret;
+}
+
+/* Read consecutive blocks as they are on disk; all of them, or -EIO. */
+static int vswap_read_blocks(struct vswap_ram *ram, struct vswap_image *image,
+			     u64 block, struct bio_vec *bvec, unsigned int nr)
+{
+	int ret = -EAGAIN;
+
+	if (image->direct || !vswap_has_page_cache(image))
+		ret = vswap_read_direct(image, block, bvec, nr);
+	if ((ret == -EAGAIN || ret == -EOPNOTSUPP) &&
+	    vswap_has_page_cache(image)) {
+		vswap_count(ram, VSWAP_CACHED_READS);
+		ret = vswap_read_cached(image, block, bvec, nr);
+	}
+	return ret ? -EIO : 0;
+}
+
+/* The same, for somebody who would not have to wait if there was more memory. */
+int vswap_need_blocks(struct vswap_ram *ram, struct vswap_image *image,
+		      u64 block, struct bio_vec *bvec, unsigned int nr)
+{
+	unsigned long pflags;
+	int ret;
+
+	psi_memstall_enter(&pflags);
+	ret = vswap_read_blocks(ram, image, block, bvec, nr);
+	psi_memstall_leave(&pflags);
+	return ret;
+}
 
 /*
  * Put a new folio, locked and without content, where an alias was dropped.
@@ -164,7 +271,7 @@ static void vswap_do_read(struct vswap_read *read)
 
 	folio_set_readahead(page_folio(read->bvec[0].bv_page));
 	atomic64_add(nr, &ram->stats[VSWAP_READAHEAD_PAGES]);
-	ret = vswap_read_blocks(image, block, read->bvec, nr);
+	ret = vswap_read_blocks(ram, image, block, read->bvec, nr);
 	trace_kvm_vswap_readahead(image->id, block, nr, ret);
 	vswap_end_read(ram, read->bvec, nr, ret);
 }
@@ -241,12 +348,6 @@ static void vswap_read_window(struct vswap_ram *ram, struct vswap_image *image,
 	queue_work(vswap_wq, &read->work);
 }
 
-/* What is not direct is read ahead by the file system below. */
-static unsigned int vswap_window(struct vswap_image *image)
-{
-	return image->direct ? READ_ONCE(vswap_readahead) : 0;
-}
-
 /*
  * The guest has got to the first block of what was read ahead.  See
  * vswap_read_window() for who keeps what.
@@ -254,7 +355,7 @@ static unsigned int vswap_window(struct vswap_image *image)
 void vswap_read_ahead(struct vswap_ram *ram, struct vswap_image *image,
 		      u64 block, struct mm_struct *mm)
 {
-	unsigned int window = vswap_window(image);
+	unsigned int window = READ_ONCE(vswap_readahead);
 
 	if (window)
 		vswap_read_window(ram, image, roundup(block + 1, window),
@@ -295,7 +396,7 @@ int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
 	bvec_set_folio(&bvec[i], folio, PAGE_SIZE, 0);
 	last = block + 1;
 	last += vswap_add_blocks(ram, image, last, end, &bvec[i + 1]);
-	window = vswap_window(image);
+	window = READ_ONCE(vswap_readahead);
 	if (window && last == end && vswap_is_sequential(ram, image, block))
 		vswap_read_window(ram, image, end, window, mm);
 	while (block > first) {
@@ -306,7 +407,7 @@ int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
 	}
 	i = block - first;
 
-	ret = vswap_need_blocks(image, block, bvec + i, last - block);
+	ret = vswap_need_blocks(ram, image, block, bvec + i, last - block);
 	vswap_end_read(ram, bvec + i, last - block, ret);
 	if (bvec != &one)
 		kfree(bvec);

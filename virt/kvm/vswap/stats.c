@@ -75,6 +75,7 @@ static int vswap_get_stats(struct vswap_ram *ram,
 	VSWAP_STAT(refaults, REFAULTS);
 	VSWAP_STAT(refault_pages, REFAULT_PAGES);
 	VSWAP_STAT(readahead_pages, READAHEAD_PAGES);
+	VSWAP_STAT(cached_reads, CACHED_READS);
 	VSWAP_STAT(swap_faults, SWAP_FAULTS);
 	VSWAP_STAT(broken_by_guest, BROKEN_BY_GUEST);
 	VSWAP_STAT(broken_by_write, BROKEN_BY_WRITE);

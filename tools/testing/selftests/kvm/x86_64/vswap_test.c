@@ -1648,6 +1648,7 @@ VSWAP_TEST(no_direct_io)
 	vswap_pageout(ram, 0, N);
 	vswap_expect_states(ram, 0, N, KVM_VSWAP_PAGE_ALIAS_DROPPED);
 	vswap_expect_pages(ram, 0, N, OTHER);
+	TEST_ASSERT(vswap_stats(ram).cached_reads, "reads are direct");
 	vswap_fill_pages(ram, N, N, NEW);
 	vswap_drain_lru();
 	vswap_pwrite(fd, vswap_page(ram, N), N, 0);
@@ -1656,6 +1657,59 @@ VSWAP_TEST(no_direct_io)
 	vswap_try_pageout(ram, 0, 2 * N);
 	vswap_expect_pages(ram, 0, N, OTHER);
 	vswap_expect_pages(ram, N, N, NEW);
+}
+
+/*
+ * Direct I/O to the file below, past the mount, has its inode locked while it faults
+ * on pages that are read from the same file, or are copied as it is overwritten.
+ */
+VSWAP_TEST(locked_below)
+{
+	struct vswap_ram *ram = &self->ram;
+	struct kvm_vswap_stats before, after;
+	unsigned char vec[N];
+	void *map;
+	int fd;
+
+	fd = VSWAP_OK(open(vswap_path(self->m.lower, "image"),
+			   O_RDWR | O_DIRECT));
+	TEST_ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	read_aliases(ram, self->image, 0, N, 0);
+	read_aliases(ram, self->image, N, N, N);
+	vswap_pageout(ram, 0, 2 * N);
+
+	/* What makes the file longer locks it for everybody else. */
+	before = vswap_stats(ram);
+	vswap_pwrite(fd, vswap_page(ram, 0), N, 2 * N);
+	after = vswap_stats(ram);
+	TEST_ASSERT(after.cached_reads > before.cached_reads,
+		    "the file was not locked");
+	TEST_ASSERT_EQ(after.io_errors, 0);
+	vswap_expect_states(ram, 0, N, KVM_VSWAP_PAGE_ALIAS);
+	vswap_expect_pages(ram, 0, N, IMAGE);
+	vswap_expect_blocks(&self->m, "image", 2 * N, N, IMAGE, false);
+
+	/* What was read through the page cache does not stay there. */
+	map = VSWAP_OK(mmap(NULL, N * PAGE, PROT_READ, MAP_SHARED, fd, 0));
+	VSWAP_OK(mincore(map, N * PAGE, vec));
+	TEST_ASSERT(!memchr(vec, 1, N), "a block is cached twice");
+
+	/* Others lock it, too, but all at a time. */
+	before = after;
+	vswap_pread(fd, vswap_page(ram, N), N, 0);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.cached_reads, before.cached_reads);
+	TEST_ASSERT_EQ(after.broken_by_guest - before.broken_by_guest, N);
+	vswap_expect_pages(ram, N, N, IMAGE);
+
+	/* The end is where the file ends, and an error below is one. */
+	vswap_pageout(ram, 0, N);
+	VSWAP_OK(ftruncate(fd, (N - 1) * PAGE));
+	VSWAP_FAILS(pwrite(fd, vswap_page(ram, N - 1), PAGE, (N - 1) * PAGE),
+		    EFAULT);
+	TEST_ASSERT(vswap_stats(ram).io_errors, "no error is counted");
+	vswap_pwrite(fd, vswap_page(ram, N - 2), 1, N - 1);
+	vswap_expect_blocks(&self->m, "image", N - 1, 1, IMAGE + N - 2, false);
 }
 
 static void suspend_device(const char *name, bool suspend)
