@@ -114,10 +114,13 @@ echo "memory $(<memory.current) swapped $(<memory.swap.current)"
 """
 
 
-def build_image(out, file_mib, extra_mib=64):
-    """A guest's disk: random data, text that can be compressed, memhog."""
-    root = rig.BUILD / "rig/swap-image"
+def build_image(out, file_mib, extra_mib=64, fill=None):
+    """A guest's disk: random data, memhog, and what fill(root) adds."""
+    root = rig.BUILD / "rig" / ("swap-image" if not fill else
+                                f"swap-image-{fill.__module__}")
     root.mkdir(parents=True, exist_ok=True)
+    if fill:
+        fill(root)
     rig.sh("gcc", "-O2", "-static", "-o", str(root / "memhog"),
            str(rig.TOP / "bench/memhog.c"))
     data = root / "data"
@@ -134,7 +137,8 @@ class Host:
     """An L1 in one configuration, and its guests; a context manager."""
 
     def __init__(self, bench, config, *, guest_mib, real_mib, file_mib,
-                 extra_mib=64, guests=1, cpus=1, swap_mib=1024, memory=4096):
+                 extra_mib=64, fill=None, guests=1, cpus=1, swap_mib=1024,
+                 memory=4096):
         modules, options, vswap = CONFIGS[config]
         self.config = config
         self.guests = guests
@@ -142,6 +146,7 @@ class Host:
         self.guest_mib = guest_mib
         self.file_mib = file_mib
         self.extra_mib = extra_mib
+        self.fill = fill
         self.variables = {
             "config": config, "options": f"'{options}'",
             "vswap": int(vswap), "guests": guests, "cpus": cpus,
@@ -172,7 +177,8 @@ class Host:
 
     def _set_up(self):
         rig.note(self.config, "starting")
-        build_image(self.l1.share / "image", self.file_mib, self.extra_mib)
+        build_image(self.l1.share / "image", self.file_mib, self.extra_mib,
+                    self.fill)
         self.script(SETUP)
         for g in range(self.guests):
             self.script(START, timeout=600, g=g)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Swapping: a compile job in a guest that has less memory than it believes.
+
+After the Kernbench experiment of the VSwapper paper: the guest, which believes in
+GUEST_MIB, compiles FILES files, one after the other, with a compiler that is on its
+disk.  Programs and sources are read from there, again if there is no memory to keep
+them; the compiler needs memory of its own; and what it makes is written.  The VM has
+a part of the memory, named in percent by the metrics.
+"""
+
+import pathlib
+import re
+import shutil
+
+import rig
+import swapping
+
+GUEST_MIB = 256
+FILES = 8
+FUNCTIONS = 60
+PERCENT = (100, 50, 25)
+CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
+
+COMPILE = """echo 3 >/proc/sys/vm/drop_caches
+start=$(cut -d' ' -f1 /proc/uptime)
+for f in /mnt/src/*.c; do
+	f=${f##*/}
+	chroot /mnt /cc1 -quiet -ffreestanding -O2 /src/$f -o /out/$f.s &&
+		chroot /mnt /as -o /out/$f.o /out/$f.s || exit 1
+done
+sync
+end=$(cut -d' ' -f1 /proc/uptime)
+cat /mnt/out/*.o | md5sum | cut -d' ' -f1
+rm /mnt/out/*
+echo $start $end
+"""
+
+FUNCTION = """
+static unsigned f{n}(unsigned x, const unsigned *p, unsigned n)
+{{
+	unsigned i, s = x * {n}u;
+
+	for (i = 0; i < n; i++) {{
+		switch ((p[i] ^ s) % 5) {{
+		case 0:
+			s += p[i] * {n}u;
+			break;
+		case 1:
+			s ^= s << {shift};
+			break;
+		case 2:
+			s = s > p[i] ? s - p[i] : p[i] - s;
+			break;
+		case 3:
+			s += {callee};
+			break;
+		default:
+			s = (s >> {shift}) | (s << (32 - {shift}));
+		}}
+	}}
+	return s;
+}}
+"""
+
+
+def source(number):
+    """A file of the compile job."""
+    text = ""
+    for n in range(1, FUNCTIONS + 1):
+        callee = f"f{n - 1}(s, p, i)" if n > 1 else "x"
+        text += FUNCTION.format(n=n, shift=1 + (n + number) % 31,
+                                callee=callee)
+    return text + (f"\nunsigned file{number}(unsigned x, const unsigned *p, "
+                   f"unsigned n)\n{{\n\treturn f{FUNCTIONS}(x, p, n);\n}}\n")
+
+
+def fill(root):
+    """The compiler, the assembler, what they are linked with, the sources."""
+    cc1 = rig.sh("gcc", "-print-prog-name=cc1").strip()
+    for tool in (cc1, shutil.which("as")):
+        shutil.copy(tool, root / pathlib.Path(tool).name)
+        for library in re.findall(r"/\S+", rig.sh("ldd", tool)):
+            copy = root / library.lstrip("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, copy)
+    (root / "src").mkdir(exist_ok=True)
+    (root / "out").mkdir(exist_ok=True)
+    for n in range(FILES):
+        (root / f"src/{n}.c").write_text(source(n), encoding="utf-8")
+
+
+def configuration(name, percent):
+    with swapping.Host("swap-compile", name, guest_mib=GUEST_MIB,
+                       real_mib=GUEST_MIB * percent // 100,
+                       file_mib=1, extra_mib=128, fill=fill) as host:
+        out, counts = host.counted(lambda: host.guest(COMPILE).split())
+        rows = [(f"time_{percent}", float(out[2]) - float(out[1]), "s")]
+        rows += [(f"{m}_{percent}", counts[m], "") for m in
+                 ("swap_sectors_written", "disk_ops")]
+        rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in rows))
+        host.stop()
+    return out[0], [(name, *r) for r in rows]
+
+
+def main():
+    rows, sums = [], set()
+    for percent in PERCENT:
+        for name in CONFIGS:
+            made, more = configuration(name, percent)
+            sums.add(made)
+            rows += more
+    if len(sums) != 1:
+        raise rig.RigError("the guests did not compile to the same")
+    return rig.write_results("swap-compile", swapping.by_metric(rows))
