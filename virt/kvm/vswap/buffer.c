@@ -344,6 +344,42 @@ static void vswap_expire_buffers(struct work_struct *work)
 		vswap_queue_buffers(ram);
 }
 
+/* What a locked page was does not count, as all of it is overwritten. */
+static void vswap_overwrite(struct vswap_ram *ram, pgoff_t index)
+{
+	lockdep_assert_held(vswap_page_lock(ram, index));
+
+	vswap_drop_page(ram, index);
+	if (vswap_entry_is_alias(vswap_get_entry(ram, index)))
+		vswap_count(ram, VSWAP_BROKEN_BY_GUEST);
+	vswap_clear_entry(ram, index);
+	vswap_count(ram, VSWAP_FALSE_READS_AVOIDED);
+	WRITE_ONCE(ram->backoff, READ_ONCE(ram->backoff) / 2);
+}
+
+/*
+ * A locked page was cleared.  There is nothing then, which is what shmem has zeroes
+ * for.  Linux clears pages that it is about to read a disk to, and those that it is
+ * about to use; do as was right the last time.
+ */
+static void vswap_clear_page(struct vswap_ram *ram, pgoff_t index)
+{
+	struct folio *folio;
+	int ret = 0;
+
+	vswap_overwrite(ram, index);
+	WRITE_ONCE(ram->last_cleared, index);
+	if (READ_ONCE(ram->uses_cleared)) {
+		ret = shmem_get_folio(ram->mapping->host, index, 0, &folio,
+				      SGP_CACHE);
+		if (!ret) {
+			folio_unlock(folio);
+			folio_put(folio);
+		}
+	}
+	trace_kvm_vswap_buffer(index, VSWAP_BUFFER_COMPLETE, ret);
+}
+
 static bool vswap_is_zero(struct folio *folio)
 {
 	void *addr = kmap_local_folio(folio, 0);
@@ -354,7 +390,7 @@ static bool vswap_is_zero(struct folio *folio)
 }
 
 /*
- * All of a locked page was overwritten.  What it was before goes first, as shmem
+ * All of a locked page is in its buffer.  What it was before goes first, as shmem
  * would read it; so until the page is there, its content is in the buffer only.
  * Failing is no error: whoever accesses the page next merges the buffer.
  */
@@ -363,28 +399,14 @@ static void vswap_complete_buffer(struct vswap_ram *ram, pgoff_t index,
 {
 	int ret;
 
-	lockdep_assert_held(vswap_page_lock(ram, index));
-
-	vswap_drop_page(ram, index);
-	if (vswap_entry_is_alias(vswap_get_entry(ram, index)))
-		vswap_count(ram, VSWAP_BROKEN_BY_GUEST);
-	vswap_clear_entry(ram, index);
-	vswap_count(ram, VSWAP_FALSE_READS_AVOIDED);
-	WRITE_ONCE(ram->backoff, READ_ONCE(ram->backoff) / 2);
-
-	/*
-	 * Nothing is what shmem has zeroes for, until somebody needs them.  Linux
-	 * clears pages that it is about to read a disk to, and those that it is
-	 * about to use; do as was right the last time.
-	 */
 	if (vswap_is_zero(buffer->folio)) {
-		WRITE_ONCE(ram->last_cleared, index);
-		ret = 0;
-		if (READ_ONCE(ram->uses_cleared))
-			ret = vswap_fill_page(ram, index, buffer->folio);
-	} else {
-		ret = vswap_fill_page(ram, index, buffer->folio);
+		vswap_remove_buffer(ram, index);
+		vswap_clear_page(ram, index);
+		return;
 	}
+
+	vswap_overwrite(ram, index);
+	ret = vswap_fill_page(ram, index, buffer->folio);
 	trace_kvm_vswap_buffer(index, VSWAP_BUFFER_COMPLETE, ret);
 	if (ret)
 		buffer->failed = true;
@@ -442,6 +464,14 @@ static int vswap_write(struct vswap_ram *ram, pgoff_t index,
 		return -EEXIST;
 
 	buffer = vswap_buffer(ram, index);
+	if (whole && !memchr_inv(data, 0, PAGE_SIZE)) {
+		/* By far the most frequent, and nothing has to be kept for it. */
+		if (buffer)
+			vswap_remove_buffer(ram, index);
+		vswap_clear_page(ram, index);
+		goto complete;
+	}
+
 	if (!buffer) {
 		if (!whole && !vswap_may_begin(ram, offset, len))
 			return -EAGAIN;
@@ -466,6 +496,7 @@ static int vswap_write(struct vswap_ram *ram, pgoff_t index,
 	if (!whole && !bitmap_full(buffer->valid, PAGE_SIZE))
 		return 0;
 	vswap_complete_buffer(ram, index, buffer);
+complete:
 	return xa_load(&ram->mapping->i_pages, index) ? 1 : 0;
 }
 
