@@ -16,7 +16,7 @@ import rig
 import swapping
 
 GUEST_MIB = 256
-FILES = 8
+FILES = 5
 FUNCTIONS = 60
 PERCENT = (100, 50, 25)
 CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")

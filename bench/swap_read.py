@@ -13,7 +13,7 @@ GUEST_MIB = 512
 FILE_MIB = 144
 REAL_MIB = 104
 PASSES = 4
-CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
+CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap")
 
 # dd, because busybox's cat sends the file to /dev/null without touching it.
 PASS = """faults=$(awk '/^pgmajfault/ { print $2 }' /proc/vmstat)
