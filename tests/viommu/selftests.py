@@ -137,8 +137,8 @@ def main():
              [t for t in TESTS if (directory / t).exists()])
 
     bad = []
-    with rig.L1("viommu.selftests.l1", modules="viommu", cpus=3, memory=3072,
-                devices=["edu"]) as l1:
+    with rig.L1("viommu.selftests.l1", modules="viommu", cpus=3, spare=True,
+                memory=3072, devices=["edu"]) as l1:
         for name in {t.partition(":")[0] for t in tests}:
             shutil.copy(directory / name, l1.share)
         l1.run('cp "$RIG_SHARE"/viommu_*test /run')

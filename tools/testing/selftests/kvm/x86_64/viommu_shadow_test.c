@@ -2132,9 +2132,8 @@ static void leave_sidecores(unsigned int nth)
 	f = fopen("/sys/module/kvm/parameters/sidecore_cpus", "r");
 	TEST_ASSERT(f && fgets(list, sizeof(list), f), "sidecore_cpus");
 	fclose(f);
-	CPU_ZERO(&cpus);
-	for (cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++)
-		CPU_SET(cpu, &cpus);
+	TEST_ASSERT(!sched_getaffinity(0, sizeof(cpus), &cpus),
+		    "sched_getaffinity()");
 	while (*p && *p != '\n') {
 		first = strtoul(p, &p, 10);
 		last = *p == '-' ? strtoul(p + 1, &p, 10) : first;
