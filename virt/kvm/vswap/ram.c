@@ -504,7 +504,7 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 		fput(file);
 		return VM_FAULT_RETRY | VM_FAULT_MAJOR;
 	}
-	return ret ? VM_FAULT_SIGBUS : VM_FAULT_MAJOR;
+	return ret ? vmf_error(ret) : VM_FAULT_MAJOR;
 }
 
 /*

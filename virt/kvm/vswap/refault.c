@@ -110,7 +110,7 @@ static int vswap_read_cached(struct vswap_image *image, u64 block,
 		folio = read_mapping_folio(mapping, block + i, image->file);
 		filemap_invalidate_unlock_shared(mapping);
 		if (IS_ERR(folio)) {
-			ret = -EIO;
+			ret = PTR_ERR(folio);
 		} else {
 			copy_highpage(bvec[i].bv_page,
 				      folio_file_page(folio, block + i));
@@ -125,7 +125,7 @@ static int vswap_read_cached(struct vswap_image *image, u64 block,
 	return ret;
 }
 
-/* Read consecutive blocks as they are on disk; all of them, or -EIO. */
+/* Read consecutive blocks as they are on disk; all, or it is -EIO or -ENOMEM. */
 static int vswap_read_blocks(struct vswap_ram *ram, struct vswap_image *image,
 			     u64 block, struct bio_vec *bvec, unsigned int nr)
 {
@@ -138,7 +138,7 @@ static int vswap_read_blocks(struct vswap_ram *ram, struct vswap_image *image,
 		vswap_count(ram, VSWAP_CACHED_READS);
 		ret = vswap_read_cached(image, block, bvec, nr);
 	}
-	return ret ? -EIO : 0;
+	return !ret || ret == -ENOMEM ? ret : -EIO;
 }
 
 /* The same, for somebody who would not have to wait if there was more memory. */
