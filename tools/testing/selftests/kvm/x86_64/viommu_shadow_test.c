@@ -2117,6 +2117,9 @@ static void guest_busy(void)
 	GUEST_DONE();
 }
 
+/* The CPUs that the test may use. */
+static cpu_set_t allowed;
+
 /*
  * The nth CPU without a sidecore, for this thread and those that it creates.  Who
  * shares a CPU with a sidecore would measure the scheduler.
@@ -2132,8 +2135,7 @@ static void leave_sidecores(unsigned int nth)
 	f = fopen("/sys/module/kvm/parameters/sidecore_cpus", "r");
 	TEST_ASSERT(f && fgets(list, sizeof(list), f), "sidecore_cpus");
 	fclose(f);
-	TEST_ASSERT(!sched_getaffinity(0, sizeof(cpus), &cpus),
-		    "sched_getaffinity()");
+	cpus = allowed;
 	while (*p && *p != '\n') {
 		first = strtoul(p, &p, 10);
 		last = *p == '-' ? strtoul(p + 1, &p, 10) : first;
@@ -2342,6 +2344,8 @@ TEST_F_TIMEOUT(neighbours, silent_loop, VIOMMU_CASE_TIMEOUT)
 
 int main(int argc, char *argv[])
 {
+	TEST_ASSERT(!sched_getaffinity(0, sizeof(allowed), &allowed),
+		    "sched_getaffinity()");
 	viommu_require();
 	return test_harness_run(argc, argv);
 }
