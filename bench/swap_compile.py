@@ -83,7 +83,9 @@ def fill(root):
             copy = root / library.lstrip("/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, copy)
-    (root / "src").mkdir(exist_ok=True)
+    # Of another number of files, before.
+    shutil.rmtree(root / "src", ignore_errors=True)
+    (root / "src").mkdir()
     (root / "out").mkdir(exist_ok=True)
     for n in range(FILES):
         (root / f"src/{n}.c").write_text(source(n), encoding="utf-8")
@@ -93,13 +95,9 @@ def configuration(name, percent):
     with swapping.Host("swap-compile", name, guest_mib=GUEST_MIB,
                        real_mib=GUEST_MIB * percent // 100,
                        file_mib=1, extra_mib=128, fill=fill) as host:
-        out, counts = host.counted(lambda: host.guest(COMPILE).split())
-        rows = [(f"time_{percent}", float(out[2]) - float(out[1]), "s")]
-        rows += [(f"{m}_{percent}", counts[m], "") for m in
-                 ("swap_sectors_written", "disk_ops")]
-        rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in rows))
+        out, rows = swapping.run_timed(host, COMPILE, percent)
         host.stop()
-    return out[0], [(name, *r) for r in rows]
+    return out[0], rows
 
 
 def main():

@@ -29,13 +29,9 @@ def configuration(name, percent):
     with swapping.Host("swap-compress", name, guest_mib=GUEST_MIB,
                        real_mib=GUEST_MIB * percent // 100,
                        file_mib=FILE_MIB, extra_mib=96) as host:
-        out, counts = host.counted(lambda: host.guest(COMPRESS).split())
-        rows = [(f"time_{percent}", float(out[1]) - float(out[0]), "s")]
-        rows += [(f"{m}_{percent}", counts[m], "") for m in
-                 ("swap_sectors_written", "disk_ops")]
-        rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in rows))
+        _, rows = swapping.run_timed(host, COMPRESS, percent)
         host.stop()
-    return [(name, *r) for r in rows]
+    return rows
 
 
 def main():

@@ -262,6 +262,16 @@ dmsetup remove_all
 """)
 
 
+def run_timed(host, command, percent):
+    """Rows, by percent of memory, of a command that ends with its start and end."""
+    out, counts = host.counted(lambda: host.guest(command).split())
+    rows = [(f"time_{percent}", float(out[-1]) - float(out[-2]), "s")]
+    rows += [(f"{m}_{percent}", counts[m], "") for m in
+             ("swap_sectors_written", "disk_ops")]
+    rig.note(host.config, "  ".join(f"{m}={v:.6g}" for m, v, _ in rows))
+    return out, [(host.config, *r) for r in rows]
+
+
 def by_metric(rows):
     """Rows of several configurations, a metric after the other."""
     order = {}
