@@ -19,16 +19,14 @@ SELFTESTS in the environment is a directory to take the programs from, instead
 of building them.
 """
 
-import os
 import pathlib
-import re
-import shlex
 import shutil
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
-import rig  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+import kselftest    # noqa: E402
+import rig          # noqa: E402
 
 # Name: modules as in rig.build_modroot(), options of kvm.
 CONFIGS = {
@@ -42,50 +40,18 @@ TESTS = ["eli_test", "eli_hostile_test", "eli_migrate_test"]
 LIMIT = 500             # seconds for a program
 
 
-def programs():
-    """The directory of the selftests."""
-    if os.environ.get("SELFTESTS"):
-        return pathlib.Path(os.environ["SELFTESTS"])
-    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "eli")
-    return (rig.BUILD / "selftests" / rig.Kernel().name /
-            "eli/kvm/x86_64")
-
-
 def run_test(l1, config, test):
-    """One program, or a case of it; returns whether it passed."""
-    start = time.monotonic()
-    program, _, case = test.partition(":")
+    """One program, or a case of it; returns why it failed, or []."""
     log = l1.dir / f"{test.replace(':', '.')}.tap"
-    # A limit inside of L1, too: nothing is left running for the next.
-    command = f"timeout -k 10 {LIMIT * l1.slow} /run/{program}"
-    if case:
-        command += f" -t {shlex.quote(case)}"
-    with open(log, "wb") as f:
-        def save(_, data):
-            f.write(data)
-            f.flush()
-        res = l1.run("export ELI_STOCK=%d ELI_HOTPLUG=1; cd /run; %s" %
-                     (config == "stock", command), LIMIT + 60, check=False,
-                     on_output=save)
-    text = log.read_text(errors="replace")
-    totals = re.search(r"^# Totals: (pass:(\d+).*)$", text, re.MULTILINE)
-    passed = res.status == 0 and totals and int(totals[2])
-    print(f"  {config:<8} {test:<28} {'pass' if passed else 'FAIL'} "
-          f"({time.monotonic() - start:.0f} s) "
-          f"{totals[1] if totals else f'status {res.status}'}", flush=True)
-    if not passed:
-        # The assertion, without the stack, and what KVM says about it.
-        wanted = re.compile(r"^not ok|^# \w+: Test|^  \S|^# (irq|vcpu) ")
-        for line in text.splitlines():
-            if wanted.search(line):
-                print(f"           {line}")
-    return bool(passed)
+    res = kselftest.run(l1, log, test, LIMIT,
+                        f"ELI_STOCK={int(config == 'stock')} ELI_HOTPLUG=1")
+    # A failure comes with what KVM says of the vCPU.
+    return kselftest.report(config, test, res, res.passed, "^# (irq|vcpu) ")
 
 
-def run_config(config, tests, directory):
-    """Boot, load, run; returns the tests that failed."""
+def run_config(config, tests, directory, bad):
+    """Boot, load, run; appends to bad what failed."""
     modules, options = CONFIGS[config]
-    failed = []
     with rig.L1(f"eli.selftests/{config}", modules=modules, cpus=3,
                 memory=3072, append="irqaffinity=0") as l1:
         rig.build_test_module(l1.kernel, "eliprod")
@@ -102,11 +68,9 @@ mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
             want = "Y" if "eli=1" in options else "N"
             l1.run(f"grep -qx {want} /sys/module/kvm/parameters/eli")
         for test in tests:
-            if not run_test(l1, config, test):
-                failed.append(test)
+            bad += run_test(l1, config, test)
         # Whatever a test did, all of it can be unloaded.
         l1.script("rmmod eliprod && unload_kvm || fail 'does not unload'")
-    return failed
 
 
 def main():
@@ -122,19 +86,17 @@ def main():
                [c for c in CONFIGS if c != "stock"])
     picked = [n for n in names if n not in CONFIGS]
 
-    directory = programs()
+    directory = kselftest.programs("eli")
     bad = []
     for config in configs:
         tests = picked or (TESTS if names or config == "on" else TESTS[:1])
         try:
-            failed = run_config(config, tests, directory)
+            run_config(config, tests, directory, bad)
         except (rig.RigError, TimeoutError) as e:
-            print(f"  {config:<8} {e}")
-            failed = ["(L1)"]
-        bad += [f"{config}/{t}" for t in failed]
+            print(f"  {config:<9} {e}")
+            bad.append(f"{config}/(L1): {e}")
     if bad:
-        print(f"FAIL: {' '.join(bad)}")
-        return 1
+        return kselftest.fail(bad)
     print(f"all pass in {len(configs)} configurations")
     return 0
 

@@ -22,13 +22,13 @@ each of its cases, and another sequence of them.
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
-import rig  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+import kselftest    # noqa: E402
+import rig          # noqa: E402
 
 # Name: options of kvm.
 CONFIGS = {
@@ -42,64 +42,32 @@ TESTS = ["viommu_test", "viommu_shadow_test", "viommu_fuzz_test",
 
 LIMIT = 900             # seconds for a program ...
 INPUTS_PER_S = 100      # ... and for inputs of a case beyond the default
-SKIPPED = 4             # status of a selftest that cannot run
-
-
-def programs():
-    """The directory of the selftests."""
-    if os.environ.get("SELFTESTS"):
-        return pathlib.Path(os.environ["SELFTESTS"])
-    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "viommu")
-    return (rig.BUILD / "selftests" / rig.Kernel().name /
-            "viommu/kvm/x86_64")
 
 
 def run_test(l1, config, test, env):
-    """One program, or a case of it; returns whether it did what it should."""
-    start = time.monotonic()
-    program, _, case = test.partition(":")
-    log = l1.dir / f"{config}.{test.replace(':', '.')}.tap"
-    # A limit inside of L1, too: nothing is left running for the next.
+    """One program, or a case of it; returns why it failed, or []."""
     limit = LIMIT
-    command = f"/run/{program}"
-    if program == "viommu_fuzz_test":
+    args = ""
+    if test.startswith("viommu_fuzz_test"):
         for option, name in (("-n", "FUZZ_INPUTS"), ("-s", "FUZZ_SEED")):
             if os.environ.get(name):
-                command += f" {option} {int(os.environ[name], 0)}"
+                args += f" {option} {int(os.environ[name], 0)}"
         limit += int(os.environ.get("FUZZ_INPUTS") or "0", 0) // INPUTS_PER_S
-    command = f"timeout -k 10 {limit * l1.slow} {command}"
-    if case:
-        command += f" -t {shlex.quote(case)}"
-    with open(log, "wb") as f:
-        def save(_, data):
-            f.write(data)
-            f.flush()
-        res = l1.run(f"{env} cd /run; {command}", limit + 60, check=False,
-                     on_output=save)
-    text = log.read_text(errors="replace")
-    totals = re.search(r"^# Totals: (pass:(\d+) fail:(\d+).*)$", text,
-                       re.MULTILINE)
+    log = l1.dir / f"{config}.{test.replace(':', '.')}.tap"
+    res = kselftest.run(l1, log, test, limit, env, args)
     # A program without cases says what it measured.
-    waits = re.search(r"^waits ([1-9]\d*)$", text, re.MULTILINE)
+    waits = re.search(r"^waits [1-9]\d*$", res.text, re.MULTILINE)
+    if waits:
+        res.totals = waits[0]
     if config == "off":
-        good = res.status == SKIPPED and not totals and not waits
+        good = res.skipped and not waits
     else:
-        good = res.status == 0 and (waits or totals and int(totals[2]))
-    print(f"  {config:<9} {test:<28} {'pass' if good else 'FAIL'} "
-          f"({time.monotonic() - start:.0f} s) "
-          f"{totals[1] if totals else waits[0] if waits else ''}"
-          f"{'' if good else f' status {res.status}'}", flush=True)
-    if not good:
-        # The assertion, without the stack.
-        wanted = re.compile(r"^not ok|^# \w+: Test|^  \S")
-        for line in text.splitlines():
-            if wanted.search(line):
-                print(f"            {line}")
-    return bool(good)
+        good = res.passed or (res.status == 0 and waits)
+    return kselftest.report(config, test, res, good)
 
 
-def run_config(l1, config, tests):
-    """Load, run, unload; returns the tests that failed."""
+def run_config(l1, config, tests, bad):
+    """Load, run, unload; appends to bad what failed."""
     group = l1.script(f"""
 load_kvm {CONFIGS[config]}
 bdf=$(bind_vfio edu)
@@ -110,16 +78,16 @@ echo "${{group##*/}}"
 """).out.split()[-1]
     want = "Y" if "viommu=1" in CONFIGS[config] else "N"
     l1.run(f"grep -qx {want} /sys/module/kvm/parameters/viommu")
-    env = (f"export VIOMMU_VFIO_GROUP=/dev/vfio/{group} "
-           f"VIOMMU_VFIO_NAME={l1.DEVICES['edu']};")
-    failed = [t for t in tests if not run_test(l1, config, t, env)]
+    env = (f"VIOMMU_VFIO_GROUP=/dev/vfio/{group} "
+           f"VIOMMU_VFIO_NAME={l1.DEVICES['edu']}")
+    for test in tests:
+        bad += run_test(l1, config, test, env)
     # Whatever a test did, all of it can be unloaded.
     l1.script("""
 unload_kvm || fail "kvm does not unload"
 [[ ! -d /sys/module/viommu_shadow ]] || rmmod viommu_shadow ||
 	fail "viommu-shadow does not unload"
 """)
-    return failed
 
 
 def main():
@@ -131,7 +99,7 @@ def main():
         print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
               f"({' '.join(TESTS)}): {' '.join(unknown)}")
         return 2
-    directory = programs()
+    directory = kselftest.programs("viommu")
     configs = [n for n in names if n in CONFIGS] or DEFAULT
     tests = ([n for n in names if n not in CONFIGS] or
              [t for t in TESTS if (directory / t).exists()])
@@ -144,15 +112,13 @@ def main():
         l1.run('cp "$RIG_SHARE"/viommu_*test /run')
         for config in configs:
             try:
-                failed = run_config(l1, config, tests)
+                run_config(l1, config, tests, bad)
             except (rig.RigError, TimeoutError) as e:
                 print(f"  {config:<9} {e}")
-                bad.append(f"{config}/(L1)")
+                bad.append(f"{config}/(L1): {e}")
                 break
-            bad += [f"{config}/{t}" for t in failed]
     if bad:
-        print(f"FAIL: {' '.join(bad)}")
-        return 1
+        return kselftest.fail(bad)
     print(f"{len(tests)} programs are right in {len(configs)} configurations")
     return 0
 

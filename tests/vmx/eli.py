@@ -16,7 +16,6 @@ SELFTESTS in the environment is a directory to take the programs from, instead
 of building them.
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -25,8 +24,9 @@ import time
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS / "rig"))
 # pylint: disable=wrong-import-position
-import rig      # noqa: E402
-import bochs    # noqa: E402
+import rig          # noqa: E402
+import bochs        # noqa: E402
+import kselftest    # noqa: E402
 
 # Programs and what is left out of each.
 #
@@ -61,15 +61,6 @@ rmmod eliprod && unload_kvm || { echo "does not unload"; exit 1; }
 """
 
 
-def selftests():
-    """The directory of the programs."""
-    if os.environ.get("SELFTESTS"):
-        return pathlib.Path(os.environ["SELFTESTS"])
-    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "eli")
-    return (rig.BUILD / "selftests" / rig.Kernel().name /
-            "eli/kvm/x86_64")
-
-
 def stripped(path, directory):
     """A copy without debug information, which is most of the program."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -94,31 +85,21 @@ def command_lines(names):
 
 
 def judge(out):
-    """0 if all programs passed.  A skipped case is none that passed."""
-    bad = 0
+    """Why programs failed, [] if all passed.  A skipped case is none that passed."""
+    bad = []
     parts = re.split(r"^program (\S+)$", out, flags=re.MULTILINE)
     for program, text in zip(parts[1::2], parts[2::2]):
-        failed = re.findall(r"^not ok \d+ (.*)$", text, re.MULTILINE)
-        skipped = re.findall(r"^ok \d+ (.*# SKIP.*)$", text, re.MULTILINE)
-        totals = re.search(r"^# Totals: (pass:(\d+).*)$", text, re.MULTILINE)
         status = re.search(r"^status (\d+)$", text, re.MULTILINE)
-        good = (totals and int(totals[2]) and status and
-                not int(status[1]) and not failed and not skipped)
-        print(f"  {program:<20} {'pass' if good else 'FAIL'} "
-              f"{totals[1] if totals else 'did not end'}")
+        res = kselftest.Result(int(status[1]) if status else None, text)
+        bad += kselftest.report("on", program, res,
+                                res.passed and not res.skips,
+                                "^# (irq|vcpu) |# SKIP")
         for line in re.findall(r"^# \d+ interrupts, .*$|^# of .*$", text,
                                re.MULTILINE):
             print(f"    {line[2:]}")
-        if not good:
-            bad += 1
-            wanted = re.compile(r"^not ok|^# \w+: Test|^  \S|^# (irq|vcpu) ")
-            for line in text.splitlines():
-                if wanted.search(line) or line in skipped:
-                    print(f"    {line}")
     if len(parts) < 3:
-        print("  no program ran")
-        bad = 1
-    return 1 if bad else 0
+        bad.append("no program ran")
+    return bad
 
 
 def main():
@@ -132,7 +113,7 @@ def main():
     except rig.Skip as e:
         print(f"SKIP: {e}")
         return 4
-    directory = selftests()
+    directory = kselftest.programs("eli")
     scratch = rig.BUILD / "vmx/eli"
     files = [(f"selftests/{p}", stripped(directory / p, scratch))
              for p in PROGRAMS]
@@ -153,10 +134,9 @@ def main():
     (machine.dir / "out").write_text(result.out, encoding="utf-8")
     bad = judge(result.out)
     if result.status:
-        print(result.out[-1000:])
-        bad = 1
+        bad += [f"status {result.status}"] + result.out[-1000:].splitlines()
     print(f"{time.monotonic() - start:.0f} s")
-    return bad
+    return kselftest.fail(bad) if bad else 0
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ building it.  SECONDS is how long the stress lasts, 10 by default.
 """
 
 import argparse
-import os
 import pathlib
-import re
 import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
-import rig  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+import kselftest    # noqa: E402
+import rig          # noqa: E402
 
 TEST = "vswap_preventer_test"
-SKIPPED = 4
+LIMIT = 600             # seconds for all cases but the stress
+ENV = "VSWAP_LOWER=/run/lower"
 
 SETUP = """
 cp "$RIG_SHARE"/vswap_preventer_test /run
@@ -54,26 +55,6 @@ got=$(echo $(cat vswap_{preventer,buffer_us,buffer_pages,cluster,readahead,map_a
 """
 
 
-def program():
-    """The selftest."""
-    if os.environ.get("SELFTESTS"):
-        return pathlib.Path(os.environ["SELFTESTS"]) / TEST
-    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "vswap")
-    return (rig.BUILD / "selftests" / rig.Kernel().name /
-            "vswap/kvm/x86_64" / TEST)
-
-
-def run_test(l1, arguments, limit):
-    """The program's status and output, which is shown as it comes."""
-    def show(_, data):
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-    command = f"timeout -k 10 {limit * l1.slow} /run/{TEST} {arguments}"
-    res = l1.run(f"cd /run; VSWAP_LOWER=/run/lower {command}", limit + 60,
-                 check=False, on_output=show)
-    return res.status, res.out
-
-
 def main():
     """Run all, report."""
     parser = argparse.ArgumentParser()
@@ -81,7 +62,7 @@ def main():
     parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
 
-    path = program()
+    path = kselftest.programs("vswap") / TEST
     bad = []
     passed = 0
     with rig.L1("vswap.preventer.l1", modules="vswap", memory=2048, spare=True,
@@ -89,23 +70,21 @@ def main():
         shutil.copy(path, l1.share)
         l1.script(SETUP + PARAMETERS % " ".join(BAD))
         for case in args.cases or [None]:
-            status, out = run_test(l1, f"-s {args.s}" +
-                                   (f" -t {case}" if case else ""),
-                                   600 + args.s)
-            totals = re.search(r"^# Totals: pass:(\d+) fail:0 .*skip:0 ", out,
-                               re.MULTILINE)
-            if status or not totals or not int(totals[1]):
-                bad.append(case or "all")
+            test = f"{TEST}:{case}" if case else TEST
+            res = kselftest.run(l1, l1.dir / f"{test.replace(':', '.')}.tap",
+                                test, LIMIT + args.s, ENV, f"-s {args.s}")
+            failed = kselftest.report("on", test, res,
+                                      res.passed and not res.skips, "# SKIP")
+            bad += failed
+            if failed:
                 l1.run("umount /run/vswap-preventer-test", check=False)
             else:
-                passed += int(totals[1])
+                passed += res.cases
         l1.script("unload_kvm || fail 'kvm does not unload'\nload_kvm")
-        status, _ = run_test(l1, "", 60)
-        if status != SKIPPED:
-            bad.append("vswap=0")
+        res = kselftest.run(l1, l1.dir / "off.tap", TEST, 60, ENV)
+        bad += kselftest.report("off", TEST, res, res.skipped)
     if bad:
-        print(f"FAIL: {' '.join(bad)}")
-        return 1
+        return kselftest.fail(bad)
     print(f"{passed} cases are right")
     return 0
 

@@ -19,14 +19,13 @@ of building them, and STRESS are arguments of vswap_stress_test, e.g. "-n
 
 import os
 import pathlib
-import re
-import shlex
 import shutil
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
-import rig  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+import kselftest    # noqa: E402
+import rig          # noqa: E402
 
 # Name: options of kvm, whether there is swap, reasons for which a case may skip.
 CONFIGS = {
@@ -41,7 +40,6 @@ DEFAULT = ["swap", "swapless", "off"]
 TESTS = ["vswap_test", "vswap_stress_test"]
 
 LIMIT = 1500            # seconds for a program
-SKIPPED = 4             # status of a selftest that cannot run
 
 SETUP = """
 modprobe dm-mod && modprobe dm-flakey || fail "no device-mapper"
@@ -54,56 +52,22 @@ mkswap -q "$(disk swap)"
 """
 
 
-def programs():
-    """The directory of the selftests."""
-    if os.environ.get("SELFTESTS"):
-        return pathlib.Path(os.environ["SELFTESTS"])
-    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), "vswap")
-    return (rig.BUILD / "selftests" / rig.Kernel().name /
-            "vswap/kvm/x86_64")
-
-
 def run_test(l1, config, test):
-    """One program, or a case of it; returns whether it did what it should."""
-    start = time.monotonic()
-    program, _, case = test.partition(":")
+    """One program, or a case of it; returns why it failed, or []."""
+    args = os.environ.get("STRESS", "") if test == "vswap_stress_test" else ""
     log = l1.dir / f"{config}.{test.replace(':', '.')}.tap"
-    # A limit inside of L1, too: nothing is left running for the next.
-    command = f"timeout -k 10 {LIMIT * l1.slow} /run/{program}"
-    if case:
-        command += f" -t {shlex.quote(case)}"
-    elif program == "vswap_stress_test":
-        command += " " + os.environ.get("STRESS", "")
-    with open(log, "wb") as f:
-        def save(_, data):
-            f.write(data)
-            f.flush()
-        res = l1.run("export VSWAP_LOWER=/run/lower VSWAP_DEVICE=idle; cd /run;"
-                     f" {command}", LIMIT + 60, check=False, on_output=save)
-    text = log.read_text(errors="replace")
-    totals = re.search(r"^# Totals: (pass:(\d+) fail:(\d+).*)$", text,
-                       re.MULTILINE)
+    res = kselftest.run(l1, log, test, LIMIT,
+                        "VSWAP_LOWER=/run/lower VSWAP_DEVICE=idle", args)
     if config == "off":
-        good = res.status == SKIPPED and not totals
+        good = res.skipped
     else:
-        skips = re.findall(r"^ok .*# SKIP\s*(.*)$", text, re.MULTILINE)
-        bad_skips = [s for s in skips if s != CONFIGS[config][2]]
-        good = (res.status == 0 and totals and int(totals[2]) and
-                not bad_skips)
-    print(f"  {config:<9} {test:<28} {'pass' if good else 'FAIL'} "
-          f"({time.monotonic() - start:.0f} s) "
-          f"{totals[1] if totals else f'status {res.status}'}", flush=True)
-    if not good:
-        # The assertion, without the stack.
-        wanted = re.compile(r"^not ok|^# \w+: Test|^  \S|^==|# SKIP")
-        for line in text.splitlines():
-            if wanted.search(line):
-                print(f"            {line}")
-    return bool(good)
+        good = (res.passed and
+                all(s == CONFIGS[config][2] for s in res.skips))
+    return kselftest.report(config, test, res, good, "^==|# SKIP")
 
 
-def run_config(l1, config, tests):
-    """Load, run, unload; returns the tests that failed."""
+def run_config(l1, config, tests, bad):
+    """Load, run, unload; appends to bad what failed."""
     options, swap, _ = CONFIGS[config]
     want = "Y" if "vswap=1" in options else "N"
     l1.script(f"""
@@ -116,13 +80,13 @@ grep -qx {want} /sys/module/kvm/parameters/vswap || fail "vswap is not {want}"
                      "-o lower=/run/lower none /run/vswap", check=False)
         if res.status == 0 or "unknown filesystem type" not in res.err:
             raise rig.RigError(f"mount although it is off: {res}")
-    failed = [t for t in tests if not run_test(l1, config, t)]
+    for test in tests:
+        bad += run_test(l1, config, test)
     # Whatever a test did, all of it can be unloaded.
     l1.script("""
 swapoff -a
 unload_kvm || fail "kvm does not unload"
 """)
-    return failed
 
 
 def main():
@@ -134,7 +98,7 @@ def main():
         print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
               f"({' '.join(TESTS)}): {' '.join(unknown)}")
         return 2
-    directory = programs()
+    directory = kselftest.programs("vswap")
     configs = [n for n in names if n in CONFIGS] or DEFAULT
     tests = ([n for n in names if n not in CONFIGS] or
              [t for t in TESTS if (directory / t).exists()])
@@ -148,15 +112,13 @@ def main():
         l1.script(SETUP)
         for config in configs:
             try:
-                failed = run_config(l1, config, tests)
+                run_config(l1, config, tests, bad)
             except (rig.RigError, TimeoutError) as e:
                 print(f"  {config:<9} {e}")
-                bad.append(f"{config}/(L1)")
+                bad.append(f"{config}/(L1): {e}")
                 break
-            bad += [f"{config}/{t}" for t in failed]
     if bad:
-        print(f"FAIL: {' '.join(bad)}")
-        return 1
+        return kselftest.fail(bad)
     print(f"{len(tests)} programs are right in {len(configs)} configurations")
     return 0
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs of the KVM selftests in an L1: run them, judge and report.
+
+A script has an L1 with the programs in /run, and for each calls run() and then
+report(), which returns why it failed, or nothing.  fail() ends the output with
+all of that: what follows the last "FAIL" is all that a summary shows of a test
+(tests/run), so that it tells which case failed, and how.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import time
+
+import rig
+
+SKIPPED = 4             # status of a selftest that cannot run
+GRACE = 60              # seconds for a program to be killed, in L1
+
+# The assertion without the stack, and what a program says of it.
+WANTED = r"^not ok|^# \w+: Test|^  \S"
+
+
+def programs(feature):
+    """The directory of a feature's selftests, which are built.
+
+    SELFTESTS in the environment is a directory to take them from instead.
+    """
+    if os.environ.get("SELFTESTS"):
+        return pathlib.Path(os.environ["SELFTESTS"])
+    rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), feature)
+    return (rig.BUILD / "selftests" / rig.Kernel().name / feature /
+            "kvm/x86_64")
+
+
+def last(text):
+    """What a program said last."""
+    lines = text.strip().splitlines()
+    return f"last: {lines[-1] if lines else 'nothing'}"
+
+
+class Result:
+    """How a program ended, and what it printed."""
+
+    def __init__(self, status, text, seconds=None):
+        self.status = status
+        self.text = text
+        self.seconds = seconds
+        self.last = last(text)
+        match = re.search(r"^# Totals: (pass:(\d+).*)$", text, re.MULTILINE)
+        self.totals = match and match[1]
+        self.cases = int(match[2]) if match else 0
+        self.passed = status == 0 and self.cases > 0
+        self.skipped = status == SKIPPED and not match
+        self.skips = re.findall(r"^ok .*# SKIP\s*(.*)$", text, re.MULTILINE)
+
+
+def run(l1, log, test, limit, env="", args=""):
+    """PROGRAM or PROGRAM:CASE within limit seconds; output goes to log."""
+    start = time.monotonic()
+    program, _, case = test.partition(":")
+    # A limit inside of L1, too: nothing is left running for the next.
+    command = f"cd /run; {env} timeout -k 10 {limit * l1.slow} ./{program} {args}"
+    if case:
+        command += f" -t {shlex.quote(case)}"
+    with open(log, "wb") as f:
+        def save(_, data):
+            f.write(data)
+            f.flush()
+        try:
+            res = l1.run(command, limit + GRACE, check=False, on_output=save)
+        except TimeoutError as e:
+            text = log.read_text(errors="replace")
+            raise TimeoutError(f"{test}: {e}; {last(text)}") from None
+    return Result(res.status, log.read_text(errors="replace"),
+                  time.monotonic() - start)
+
+
+def report(config, test, res, good, more=None):
+    """Print a line on a result; returns why it is not good, or [].
+
+    more is a pattern of further lines that tell of a failure.
+    """
+    took = "" if res.seconds is None else f" ({res.seconds:.0f} s)"
+    print(f"  {config:<9} {test:<28} {'pass' if good else 'FAIL'}{took} "
+          f"{res.totals or f'status {res.status}'}", flush=True)
+    if good:
+        return []
+    wanted = re.compile(WANTED + (f"|{more}" if more else ""))
+    lines = [f"{config}/{test}: status {res.status}, {res.totals}"]
+    lines += [f"    {line}" for line in res.text.splitlines()
+              if wanted.search(line)]
+    if not res.totals:
+        lines.append(f"    {res.last}")
+    for line in lines[1:]:
+        print(f"        {line}", flush=True)
+    return lines
+
+
+def fail(lines):
+    """The end of a script of which something failed: its exit status."""
+    print("\n".join(["FAIL:"] + [f"  {line}" for line in lines]))
+    return 1
