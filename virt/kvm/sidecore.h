@@ -17,6 +17,12 @@ struct vhost_task;
 
 struct kvm_sidecore_ops {
 	/*
+	 * Is there anything to poll() for?  It is asked all the time, without the
+	 * client's mm, and must not sleep.
+	 */
+	bool (*pending)(struct kvm_sidecore_client *client);
+
+	/*
 	 * Look for work and do at most about @budget units of it, the client's
 	 * own measure.  Called with the client's mm in use and may sleep, though
 	 * that delays all clients of the sidecore.  Returns the work that was
@@ -27,7 +33,8 @@ struct kvm_sidecore_ops {
 	/*
 	 * Nothing was found for a while.  Make the guest exit from now on, look
 	 * a last time, and return true; the client is then not polled until
-	 * kvm_sidecore_activate().  Return false if there still is work.
+	 * kvm_sidecore_activate().  Return false if there still is work.  Called
+	 * like poll().
 	 */
 	bool (*disarm)(struct kvm_sidecore_client *client);
 };

@@ -323,8 +323,12 @@ struct kvm_viommu {
 	/* To choose the mode: the last trapped write, and those in a row. */
 	u64 last_trap;
 	unsigned int nr_traps;
-	/* Owned by the sidecore: polls, and whether it left something undone. */
+	/*
+	 * Owned by the sidecore: polls, whether this one looks at all registers,
+	 * and whether the last left something undone.
+	 */
 	unsigned int nr_polls;
+	bool client_scan;
 	bool client_busy;
 
 	/* Invalidations for the VMM: numbers [acked, next) are in the ring. */

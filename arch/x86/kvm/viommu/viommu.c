@@ -250,24 +250,31 @@ static void viommu_work(struct work_struct *work)
 	mmput_async(mm);
 }
 
+/*
+ * The queue's tail is what there is to see, nearly always.  Whatever else there is
+ * to do was not finished the last time.
+ */
+static bool viommu_pending(struct kvm_sidecore_client *client)
+{
+	struct kvm_viommu *v = container_of(client, struct kvm_viommu, client);
+
+	if (!READ_ONCE(v->direct)) {
+		v->client_scan = false;
+		return v->client_busy;
+	}
+
+	v->client_scan = ++v->nr_polls % VIOMMU_SCAN_POLLS == 0;
+	return v->client_scan || v->client_busy ||
+	       READ_ONCE(*(u64 *)(v->shared + VTD_IQT)) !=
+	       READ_ONCE(*(u64 *)(v->regs + VTD_IQT));
+}
+
 static unsigned int viommu_poll(struct kvm_sidecore_client *client,
 				unsigned int budget)
 {
 	struct kvm_viommu *v = container_of(client, struct kvm_viommu, client);
 	unsigned int done = 0;
-	bool scan;
 	int idx;
-
-	scan = READ_ONCE(v->direct) && ++v->nr_polls % VIOMMU_SCAN_POLLS == 0;
-	/*
-	 * The queue's tail is what there is to see, nearly always.  Whatever else
-	 * there is to do was not finished the last time.
-	 */
-	if (!scan && !v->client_busy &&
-	    (!READ_ONCE(v->direct) ||
-	     READ_ONCE(*(u64 *)(v->shared + VTD_IQT)) ==
-	     READ_ONCE(*(u64 *)(v->regs + VTD_IQT))))
-		return 0;
 
 	idx = srcu_read_lock(&v->kvm->srcu);
 	if (!mutex_trylock(&v->lock)) {
@@ -278,7 +285,7 @@ static unsigned int viommu_poll(struct kvm_sidecore_client *client,
 		done = 1;
 		goto out;
 	}
-	if (v->direct && (scan ? viommu_scan(v) : viommu_scan_tail(v))) {
+	if (v->direct && (v->client_scan ? viommu_scan(v) : viommu_scan_tail(v))) {
 		++v->kvm->stat.viommu_hits;
 		done = 1;
 	}
@@ -308,6 +315,7 @@ static bool viommu_disarm(struct kvm_sidecore_client *client)
 }
 
 static const struct kvm_sidecore_ops viommu_sidecore_ops = {
+	.pending = viommu_pending,
 	.poll = viommu_poll,
 	.disarm = viommu_disarm,
 };
