@@ -5,7 +5,7 @@ After the Kernbench experiment of the VSwapper paper: the guest, which believes 
 GUEST_MIB, compiles FILES files, one after the other, with a compiler that is on its
 disk.  Programs and sources are read from there, again if there is no memory to keep
 them; the compiler needs memory of its own; and what it makes is written.  The VM has
-a part of the memory, named in percent by the metrics.
+less and less of the memory, named in percent by the metrics.
 """
 
 import pathlib
@@ -23,16 +23,16 @@ CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
 
 COMPILE = """echo 3 >/proc/sys/vm/drop_caches
 start=$(cut -d' ' -f1 /proc/uptime)
+failed=
 for f in /mnt/src/*.c; do
 	f=${f##*/}
 	chroot /mnt /cc1 -quiet -ffreestanding -O2 /src/$f -o /out/$f.s &&
-		chroot /mnt /as -o /out/$f.o /out/$f.s || exit 1
+		chroot /mnt /as -o /out/$f.o /out/$f.s || failed=failed
 done
 sync
 end=$(cut -d' ' -f1 /proc/uptime)
-cat /mnt/out/*.o | md5sum | cut -d' ' -f1
+echo ${failed:-$(cat /mnt/out/*.o | md5sum | cut -d' ' -f1)} $start $end
 rm /mnt/out/*
-echo $start $end
 """
 
 FUNCTION = """
@@ -91,22 +91,14 @@ def fill(root):
         (root / f"src/{n}.c").write_text(source(n), encoding="utf-8")
 
 
-def configuration(name, percent):
+def configuration(name, percents=PERCENT):
     with swapping.Host("swap-compile", name, guest_mib=GUEST_MIB,
-                       real_mib=GUEST_MIB * percent // 100,
-                       file_mib=1, extra_mib=128, fill=fill) as host:
-        out, rows = swapping.run_timed(host, COMPILE, percent)
+                       real_mib=GUEST_MIB, file_mib=1, extra_mib=128,
+                       fill=fill) as host:
+        result = swapping.run_by_percent(host, COMPILE, percents)
         host.stop()
-    return out[0], rows
+    return result
 
 
 def main():
-    rows, sums = [], set()
-    for percent in PERCENT:
-        for name in CONFIGS:
-            made, more = configuration(name, percent)
-            sums.add(made)
-            rows += more
-    if len(sums) != 1:
-        raise rig.RigError("the guests did not compile to the same")
-    return rig.write_results("swap-compile", swapping.by_metric(rows))
+    return swapping.compare("swap-compile", map(configuration, CONFIGS))

@@ -3,7 +3,7 @@
 
 After the pbzip2 experiment of the VSwapper paper: the guest, which believes in
 GUEST_MIB, compresses a file of FILE_MIB, and writes the result to its disk.  The
-VM has a part of the memory, named in percent by the metrics.
+VM has less and less of the memory, named in percent by the metrics.
 """
 
 import rig
@@ -11,33 +11,27 @@ import swapping
 
 GUEST_MIB = 256
 FILE_MIB = 64
-PERCENT = (100, 50, 37)
+PERCENT = (100, 50, 25)
 CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
 
 # Data that was not read yet each time; what was written is on disk at the end.
 COMPRESS = """echo 3 >/proc/sys/vm/drop_caches
 start=$(cut -d' ' -f1 /proc/uptime)
-lzop -c /mnt/data >/mnt/out || exit 1
-sync
+lzop -c /mnt/data >/mnt/out && sync && made=$(wc -c </mnt/out) || made=failed
 end=$(cut -d' ' -f1 /proc/uptime)
 rm /mnt/out
-echo $start $end
+echo $made $start $end
 """
 
 
-def configuration(name, percent):
+def configuration(name, percents=PERCENT):
     with swapping.Host("swap-compress", name, guest_mib=GUEST_MIB,
-                       real_mib=GUEST_MIB * percent // 100,
-                       file_mib=FILE_MIB, extra_mib=96) as host:
-        _, rows = swapping.run_timed(host, COMPRESS, percent)
+                       real_mib=GUEST_MIB, file_mib=FILE_MIB,
+                       extra_mib=96) as host:
+        result = swapping.run_by_percent(host, COMPRESS, percents)
         host.stop()
-    return rows
+    return result
 
 
 def main():
-    rows = []
-    for percent in PERCENT:
-        for name in CONFIGS:
-            # Enough memory is one figure, in all rows.
-            rows += configuration(name, percent)
-    return rig.write_results("swap-compress", swapping.by_metric(rows))
+    return swapping.compare("swap-compress", map(configuration, CONFIGS))

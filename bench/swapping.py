@@ -151,7 +151,6 @@ class Host:
             "config": config, "options": f"'{options}'",
             "vswap": int(vswap), "guests": guests, "cpus": cpus,
             "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": DELAY_MS,
-            "limit_mib": real_mib + QEMU_MIB,
         }
         self.l1 = rig.L1(f"bench.{bench}.{config}", modules=modules,
                          memory=memory, spare=True, disks={
@@ -182,18 +181,23 @@ class Host:
         self.script(SETUP)
         for g in range(self.guests):
             self.script(START, timeout=600, g=g)
+        self.limit(self.real_mib)
+        self.devices = self.script(
+            "for d in image swap; do basename $(disk $d); done").out.split()
+
+    def limit(self, real_mib):
+        """Leave each VM that much memory, which is not more than it has."""
         if self.config == "balloon":
             # What a guest is left with is what the others' VMs really have.
             for g in range(self.guests):
                 self.script(f"""qmp g{g} '{{"execute": "balloon", "arguments":
-                    {{"value": {self.real_mib << 20}}}}}'""")
+                    {{"value": {real_mib << 20}}}}}'""")
             self.l1.run("sleep 15")
         if not self.config.startswith("ample"):
             for g in range(self.guests):
-                out = self.script(LIMIT, timeout=600, g=g).out
+                out = self.script(LIMIT, timeout=600, g=g,
+                                  limit_mib=real_mib + QEMU_MIB).out
                 rig.note(self.config, f"g{g} {out.strip()}")
-        self.devices = self.script(
-            "for d in image swap; do basename $(disk $d); done").out.split()
 
     def guest(self, command, g=0, timeout=1800):
         """Run a command in a guest; its output."""
@@ -262,14 +266,42 @@ dmsetup remove_all
 """)
 
 
-def run_timed(host, command, percent):
-    """Rows, by percent of memory, of a command that ends with its start and end."""
-    out, counts = host.counted(lambda: host.guest(command).split())
-    rows = [(f"time_{percent}", float(out[-1]) - float(out[-2]), "s")]
-    rows += [(f"{m}_{percent}", counts[m], "") for m in
-             ("swap_sectors_written", "disk_ops")]
-    rig.note(host.config, "  ".join(f"{m}={v:.6g}" for m, v, _ in rows))
-    return out, [(host.config, *r) for r in rows]
+def run_by_percent(host, command, percents):
+    """Rows of a command in a VM that has less and less memory, in percent.
+
+    It says when it started and when it ended last, and before that what it made,
+    which has to be the same each time, or that it failed, which only a guest may
+    that was told how little it has.  Returns what it made as well.
+    """
+    rows, made = [], set()
+    for percent in percents:
+        host.limit(host.guest_mib * percent // 100)
+        (*what, start, end), counts = host.counted(
+            lambda: host.guest(command).split())
+        failed = what == ["failed"]
+        if failed and host.config != "balloon":
+            raise rig.RigError(f"{host.config} fails with {percent} %")
+        if not failed:
+            made.add(" ".join(what))
+        new = [(f"time_{percent}",
+                float("nan") if failed else float(end) - float(start), "s")]
+        new += [(f"{m}_{percent}", counts[m], "") for m in
+                ("swap_sectors_written", "swap_sectors_read",
+                 "image_sectors_read", "disk_ops")]
+        rig.note(host.config, "  ".join(f"{m}={v:.6g}" for m, v, _ in new))
+        rows += [(host.config, *r) for r in new]
+    return rows, made
+
+
+def compare(bench, results):
+    """Write the results of run_by_percent() in several configurations."""
+    rows, made = [], set()
+    for more, what in results:
+        rows += more
+        made |= what
+    if len(made) != 1:
+        raise rig.RigError(f"guests made different things: {made}")
+    return rig.write_results(bench, by_metric(rows))
 
 
 def by_metric(rows):
