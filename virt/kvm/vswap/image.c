@@ -366,6 +366,39 @@ static void vswap_sample(struct vswap_io *io)
 		*vswap_seq(io, block) = vswap_region_sample(io->image, block);
 }
 
+/* How many pages are next to each other, upwards with step 1 and downwards with -1. */
+static unsigned int vswap_run(const struct vswap_page *page, unsigned int nr, int step)
+{
+	unsigned int i;
+
+	for (i = 1; i < nr; i++) {
+		if (page[i].ram != page[0].ram ||
+		    page[i].index != page[i - 1].index + step)
+			break;
+	}
+	return i;
+}
+
+/*
+ * Unmap pages of RAM files, as many as possible at once.  Linux often allocates
+ * pages downwards, so both directions count.
+ */
+static void vswap_unmap_pages(struct vswap_io *io, unsigned int nr)
+{
+	struct vswap_page *page = io->pages, *end = page + nr;
+	unsigned int up, down;
+	pgoff_t first;
+
+	for (; page < end; page += max(up, down)) {
+		up = vswap_run(page, end - page, 1);
+		down = vswap_run(page, end - page, -1);
+		first = page->index - (down > up ? down - 1 : 0);
+		if (page->ram)
+			unmap_mapping_pages(page->ram->mapping, first,
+					    max(up, down), false);
+	}
+}
+
 /*
  * Read blocks into memory of RAM files: to new folios, which take the place of
  * what is there.  Returns how many bytes were read, of which those of whole
@@ -397,6 +430,9 @@ static ssize_t vswap_read_pages(struct vswap_io *io, unsigned int *installed)
 	ret = vfs_iter_read(io->image->file, &iter, &pos, 0);
 	trace_kvm_vswap_read(io->image->id, io->pos >> PAGE_SHIFT, nr, ret);
 
+	/* Not one by one, each of which interrupts the guest. */
+	if (ret > 0)
+		vswap_unmap_pages(io, ret >> PAGE_SHIFT);
 	for (i = 0; ret > 0 && i < ret >> PAGE_SHIFT; i++) {
 		u64 block = vswap_first_block(io) + i;
 
@@ -558,31 +594,20 @@ static ssize_t vswap_read_now(struct kiocb *iocb, struct iov_iter *to)
 /* Mark pages that will be aliases of the blocks which they are written to. */
 static void vswap_mark_pages(struct vswap_io *io)
 {
-	unsigned int i, run = 0;
+	struct vswap_page *page;
+	unsigned int i;
 	u64 entry;
 
-	for (i = 0; i <= io->nr; i++) {
-		struct vswap_page *page = &io->pages[i];
-
-		if (i < io->nr && page->ram) {
-			entry = vswap_entry(io->image->id,
-					    vswap_first_block(io) + i);
-			if (!vswap_mark_pending(page->ram, page->index,
-						io->bvec[i].bv_page, entry))
-				page->ram = NULL;
-		}
-		/* Unmap runs of pages at once. */
-		if (run && (i == io->nr || !page->ram ||
-			    page->ram != page[-1].ram ||
-			    page->index != page[-1].index + 1)) {
-			unmap_mapping_pages(page[-1].ram->mapping,
-					    page[-1].index + 1 - run, run,
-					    false);
-			run = 0;
-		}
-		if (i < io->nr && page->ram)
-			run++;
+	for (i = 0; i < io->nr; i++) {
+		page = &io->pages[i];
+		if (!page->ram)
+			continue;
+		entry = vswap_entry(io->image->id, vswap_first_block(io) + i);
+		if (!vswap_mark_pending(page->ram, page->index,
+					io->bvec[i].bv_page, entry))
+			page->ram = NULL;
 	}
+	vswap_unmap_pages(io, io->nr);
 	for (i = 0; i < io->nr; i++) {
 		if (io->pages[i].ram)
 			vswap_check_pending(io->pages[i].ram,
