@@ -23,6 +23,8 @@ import re
 import rig
 
 QEMU_MIB = 48
+# A guest that has given up more is left without the memory to run anything.
+BALLOON_LEAST_MIB = 90
 DELAY_MS = 2
 
 # Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
@@ -275,7 +277,10 @@ def run_by_percent(host, command, percents):
     """
     rows, made = [], set()
     for percent in percents:
-        host.limit(host.guest_mib * percent // 100)
+        real_mib = host.guest_mib * percent // 100
+        if host.config == "balloon" and real_mib < BALLOON_LEAST_MIB:
+            break
+        host.limit(real_mib)
         (*what, start, end), counts = host.counted(
             lambda: host.guest(command).split())
         failed = what == ["failed"]
@@ -287,7 +292,7 @@ def run_by_percent(host, command, percents):
                 float("nan") if failed else float(end) - float(start), "s")]
         new += [(f"{m}_{percent}", counts[m], "") for m in
                 ("swap_sectors_written", "swap_sectors_read",
-                 "image_sectors_read", "disk_ops")]
+                 "image_sectors_read", "disk_ops", "exits")]
         rig.note(host.config, "  ".join(f"{m}={v:.6g}" for m, v, _ in new))
         rows += [(host.config, *r) for r in new]
     return rows, made
