@@ -171,7 +171,8 @@ static unsigned int sidecore_poll(struct kvm_sidecore *sc,
 	unsigned int done = 0;
 	u64 start, turn, end;
 
-	start = turn = local_clock();
+	start = local_clock();
+	turn = start;
 	if (client->ops->pending(client)) {
 		if (!sidecore_use_mm(sc, client)) {
 			WRITE_ONCE(client->active, false);
