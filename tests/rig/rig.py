@@ -81,12 +81,18 @@ COMPLAINTS = re.compile(
 def complaints(text, expected=()):
     """Lines of a console log in which a kernel complains.
 
+    With those that follow the first one, which say where that was.
+
     expected: regular expressions of complaints that a test provokes on
     purpose; give the narrowest possible.
     """
-    return [line for line in text.splitlines()
-            if COMPLAINTS.search(line) and
-            not any(re.search(e, line) for e in expected)]
+    lines = text.splitlines()
+    found = [i for i, line in enumerate(lines) if COMPLAINTS.search(line) and
+             not any(re.search(e, line) for e in expected)]
+    shown = set(found)
+    if found:
+        shown.update(range(found[0], min(found[0] + 25, len(lines))))
+    return [lines[i] for i in sorted(shown)]
 
 
 # ------------------------------------------------------------------ images
