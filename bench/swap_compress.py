@@ -6,7 +6,6 @@ GUEST_MIB, compresses a file of FILE_MIB, and writes the result to its disk.  Th
 VM has less and less of the memory, named in percent by the metrics.
 """
 
-import rig
 import swapping
 
 GUEST_MIB = 256
