@@ -22,6 +22,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/uio.h>
 #include <linux/bitmap.h>
 
 #include "kselftest.h"
@@ -1386,28 +1387,37 @@ static void test_fault_around(void)
 	check_all();
 }
 
-static uint64_t vcpu_faults(void)
+/* A counter of a vCPU or of the VM; takes the file descriptor. */
+static uint64_t read_counter(int fd, const char *name)
 {
 	struct kvm_stats_desc *descs, *desc;
 	struct kvm_stats_header header;
 	uint64_t value = 0;
 	bool found = false;
 	unsigned int i;
-	int fd;
 
-	fd = vcpu_get_stats_fd(f.vcpus[0]);
 	read_stats_header(fd, &header);
 	descs = read_stats_descriptors(fd, &header);
 	for (i = 0; i < header.num_desc && !found; i++) {
 		desc = get_stats_descriptor(descs, i, &header);
-		found = !strcmp(desc->name, "pf_taken");
+		found = !strcmp(desc->name, name);
 		if (found)
 			read_stat_data(fd, &header, desc, &value, 1);
 	}
-	TEST_ASSERT(found, "vCPUs do not count faults");
+	TEST_ASSERT(found, "KVM has no counter %s", name);
 	free(descs);
 	close(fd);
 	return value;
+}
+
+static uint64_t vcpu_faults(void)
+{
+	return read_counter(vcpu_get_stats_fd(f.vcpus[0]), "pf_taken");
+}
+
+static uint64_t vm_flushes(void)
+{
+	return read_counter(vm_get_stats_fd(f.vm), "remote_tlb_flush_requests");
 }
 
 static void clear_page(unsigned int page)
@@ -1510,6 +1520,50 @@ static void test_map_ahead(void)
 	TEST_ASSERT(cached >= 5 && cached <= 10, "%lu faults if not mapped",
 		    cached);
 	check_all();
+}
+
+/*
+ * TLB flushes of a read of blocks to pages that the guest has mapped: of the first
+ * block to the first page or to the last one, and so on, around at the end.
+ */
+static uint64_t flushes_of_read(int step)
+{
+	struct iovec iov[PAGES];
+	unsigned int i, page;
+	uint64_t before;
+
+	faults_of_reads(64, 1);
+	for (i = 0; i < PAGES; i++) {
+		page = (step > 0 ? i * step : PAGES - 1 + i * step) % PAGES;
+		iov[i].iov_base = f.mem + page * PAGE;
+		iov[i].iov_len = PAGE;
+	}
+
+	before = vm_flushes();
+	TEST_ASSERT(preadv(f.image, iov, PAGES, 0) == PAGES * PAGE,
+		    "the image cannot be read");
+	before = vm_flushes() - before;
+	for (i = 0; i < PAGES * PAGE; i++) {
+		page = (iov[i / PAGE].iov_base - (void *)f.mem) / PAGE;
+		f.want[page][i % PAGE] = image_byte(i);
+	}
+	check_all();
+	return before;
+}
+
+/* Pages next to each other are unmapped at once when the disk overwrites them. */
+static void test_unmap_at_once(void)
+{
+	uint64_t up, down, apart;
+
+	up = flushes_of_read(1);
+	down = flushes_of_read(-1);
+	apart = flushes_of_read(5);
+	ksft_print_msg("flushes: %lu up, %lu down, %lu apart\n", up, down,
+		       apart);
+	TEST_ASSERT(up >= 1 && up <= 4, "%lu flushes up", up);
+	TEST_ASSERT(down >= 1 && down <= 4, "%lu flushes down", down);
+	TEST_ASSERT(apart >= PAGES, "%lu flushes apart", apart);
 }
 
 /* swapoff reads pages without asking. */
@@ -1662,6 +1716,7 @@ static const struct {
 	{ "fault_around", test_fault_around },
 	{ "cleared", test_cleared },
 	{ "map_ahead", test_map_ahead },
+	{ "unmap_at_once", test_unmap_at_once },
 	{ "swapoff", test_swapoff },
 	{ "vm_death", test_vm_death },
 	{ "two_vcpus", test_two_vcpus },
