@@ -18,9 +18,9 @@ has been up for a while did, and drops its caches.
 """
 
 import os
-import re
 
 import rig
+import vswap
 
 QEMU_MIB = 48
 # A guest that has given up more is left without the memory to run anything.
@@ -141,7 +141,7 @@ class Host:
     def __init__(self, bench, config, *, guest_mib, real_mib, file_mib,
                  extra_mib=64, fill=None, guests=1, cpus=1, swap_mib=1024,
                  memory=4096):
-        modules, options, vswap = CONFIGS[config]
+        modules, options, mounted = CONFIGS[config]
         self.config = config
         self.guests = guests
         self.real_mib = real_mib
@@ -151,7 +151,7 @@ class Host:
         self.fill = fill
         self.variables = {
             "config": config, "options": f"'{options}'",
-            "vswap": int(vswap), "guests": guests, "cpus": cpus,
+            "vswap": int(mounted), "guests": guests, "cpus": cpus,
             "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": DELAY_MS,
         }
         self.l1 = rig.L1(f"bench.{bench}.{config}", modules=modules,
@@ -239,20 +239,7 @@ class Host:
         """Counters of the RAM file of a guest; nothing without VSwapper."""
         if not self.variables["vswap"]:
             return {}
-        # struct kvm_vswap_stats and KVM_VSWAP_GET_STATS of linux/kvm_vswap.h
-        names = re.findall(r"__u64 (\w+);", re.search(
-            r"struct kvm_vswap_stats {(.*?)}",
-            (rig.TOP / "include/uapi/linux/kvm_vswap.h").read_text(),
-            re.DOTALL)[1])
-        size = 8 + 8 * len(names)
-        out = self.l1.run(f"""python3 -c '
-import fcntl, struct
-b = bytearray(struct.pack("II", {size}, 0) + bytes({size - 8}))
-with open("/run/vswap/ram{g}", "rb") as f:
-    fcntl.ioctl(f, 0xae << 8 | 0xf0, b)
-print(*struct.unpack_from("{len(names)}Q", b, 8))
-'""").out.split()
-        return dict(zip(names, map(int, out)))
+        return vswap.ram_stats(self.l1, f"/run/vswap/ram{g}")
 
     def stop(self):
         """All can be given back; a limit may keep QEMU from ending soon."""

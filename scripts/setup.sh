@@ -35,7 +35,7 @@ PACKAGES=(
 	ca-certificates
 	# to test
 	busybox-static e2fsprogs dmsetup iproute2 iputils-ping procps util-linux
-	debootstrap shellcheck libcap-dev libnuma-dev
+	debootstrap fio shellcheck libcap-dev libnuma-dev
 	# the Intel flavour of L1
 	bochs bochs-term xorriso isolinux syslinux-common
 )
