@@ -524,11 +524,12 @@ bool kvm_vswap_is_ram(unsigned long hva)
 }
 
 /*
- * Map an alias that is in the page cache, and some around it, without waiting.
- * Returns whether it was there.
+ * Map an alias that is in the page cache, and some around it, without waiting for
+ * a disk; or map a copy of it to write to.  Returns whether it was there.
  */
-bool kvm_vswap_map_cached(unsigned long hva)
+bool kvm_vswap_map_cached(unsigned long hva, bool write)
 {
+	unsigned int flags = FOLL_NOWAIT | (write ? FOLL_WRITE : 0);
 	struct vswap_ram *ram;
 	struct page *page;
 	pgoff_t index;
@@ -538,7 +539,7 @@ bool kvm_vswap_map_cached(unsigned long hva)
 	ram = vswap_hva_to_page(hva, &index);
 	if (ram && vswap_entry_is_alias(vswap_get_entry(ram, index)) &&
 	    xa_load(&ram->mapping->i_pages, index))
-		mapped = get_user_pages(hva, 1, FOLL_NOWAIT, &page) == 1;
+		mapped = get_user_pages(hva, 1, flags, &page) == 1;
 	mmap_read_unlock(current->mm);
 	if (mapped)
 		put_page(page);

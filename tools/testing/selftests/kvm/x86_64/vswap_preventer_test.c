@@ -684,6 +684,7 @@ static void setup(void)
 	vswap_set_parameter("vswap_buffer_backoff", 1024);
 	vswap_set_parameter("vswap_preventer", 1);
 	vswap_set_parameter("vswap_map_ahead", 64);
+	vswap_set_parameter("vswap_write_ahead", 16);
 }
 
 static void teardown(void)
@@ -1523,6 +1524,85 @@ static void test_map_ahead(void)
 }
 
 /*
+ * Faults of a guest that clears pages which are aliases and in memory, each @step
+ * pages from the one before, around at the end; after it has read them, or not.
+ */
+static uint64_t faults_of_clears(unsigned int write_ahead, unsigned int step,
+				 bool mapped)
+{
+	uint64_t before;
+	unsigned int i;
+
+	vswap_set_parameter("vswap_write_ahead", write_ahead);
+	read_image(0, PAGES);
+	if (mapped)
+		faults_of_reads(64, 1);
+	begin();
+	before = vcpu_faults();
+	for (i = 0; i < PAGES; i++)
+		clear_page(i * step % PAGES);
+	before = vcpu_faults() - before;
+	expect(broken_by_guest, PAGES);
+	check_all();
+	return before;
+}
+
+/* Clear pages, upwards or downwards, and see which ones are no aliases then. */
+static void clear_some(int first, int nr, int step, int ahead)
+{
+	int i, page;
+
+	for (i = 0; i < nr; i++)
+		clear_page(first + i * step);
+	for (; i <= nr + ahead; i++) {
+		page = first + i * step;
+		TEST_ASSERT(page_state(page) == (i < nr + ahead ?
+						 KVM_VSWAP_PAGE_RESIDENT :
+						 KVM_VSWAP_PAGE_ALIAS),
+			    "page %d is %u when %d are cleared", page,
+			    page_state(page), nr);
+	}
+	check_all();
+}
+
+/*
+ * Pages that are cleared in sequence do not fault each, also if they were mapped
+ * before, and no more are taken from the disk than half of those.
+ */
+static void test_write_ahead(void)
+{
+	uint64_t fresh, mapped, some, none, apart;
+
+	fresh = faults_of_clears(16, 1, false);
+	mapped = faults_of_clears(16, 1, true);
+	some = faults_of_clears(3, 1, true);
+	none = faults_of_clears(0, 1, true);
+	apart = faults_of_clears(16, 5, true);
+	ksft_print_msg("faults: %lu fresh, %lu mapped, %lu by 3, %lu off, %lu apart\n",
+		       fresh, mapped, some, none, apart);
+	/* 0 to 2, 3 to 5, 6 to 9, 10 to 15, 16 to 24, 25 to 38, 39 to 55 ... */
+	TEST_ASSERT(fresh >= 10 && fresh <= 20, "%lu faults", fresh);
+	TEST_ASSERT(mapped >= 10 && mapped <= 20, "%lu faults if mapped",
+		    mapped);
+	TEST_ASSERT(some >= 18 && some <= 30, "%lu faults by 3", some);
+	TEST_ASSERT(none == PAGES, "%lu faults when off", none);
+	TEST_ASSERT(apart == PAGES, "%lu faults apart", apart);
+
+	vswap_set_parameter("vswap_write_ahead", 16);
+	read_image(0, PAGES);
+	clear_some(30, 3, 1, 0);
+	clear_some(50, 4, -1, 2);
+	/* Those that the Preventer clears count, and end it. */
+	page_out(0, 16);
+	clear_some(8, 8, 1, 4);
+
+	/* Nothing is dirty that the guest has not written to. */
+	vm_set_user_memory_region(f.vm, SLOT, KVM_MEM_LOG_DIRTY_PAGES, GPA,
+				  PAGES * PAGE, f.mem);
+	TEST_ASSERT_EQ(faults_of_clears(16, 1, true), PAGES);
+}
+
+/*
  * TLB flushes of a read of blocks to pages that the guest has mapped: of the first
  * block to the first page or to the last one, and so on, around at the end.
  */
@@ -1716,6 +1796,7 @@ static const struct {
 	{ "fault_around", test_fault_around },
 	{ "cleared", test_cleared },
 	{ "map_ahead", test_map_ahead },
+	{ "write_ahead", test_write_ahead },
 	{ "unmap_at_once", test_unmap_at_once },
 	{ "swapoff", test_swapoff },
 	{ "vm_death", test_vm_death },
