@@ -19,7 +19,7 @@ GUEST_MIB = 256
 FILES = 5
 FUNCTIONS = 60
 PERCENT = (100, 50, 25)
-CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample")
+CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap")
 
 COMPILE = """echo 3 >/proc/sys/vm/drop_caches
 start=$(cut -d' ' -f1 /proc/uptime)
