@@ -188,7 +188,8 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code,
 	if (!write && (retry || (error_code & PFERR_PRESENT_MASK)))
 		return;
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, gfn);
-	if (!vswap_is_memory(slot, gpa))
+	if (!vswap_is_memory(slot, gpa) ||
+	    (write && (slot->flags & KVM_MEM_READONLY)))
 		return;
 
 	/*
