@@ -524,21 +524,23 @@ bool kvm_vswap_is_ram(unsigned long hva)
 }
 
 /*
- * Map an alias that is in the page cache, and some around it, without waiting for
- * a disk; or map a copy of it to write to.  Returns whether it was there.
+ * Map a page that is in the page cache, and some around it, without waiting for a
+ * disk; or map it to write to, for which an alias gets a copy.  Returns whether it
+ * was there.
  */
 bool kvm_vswap_map_cached(unsigned long hva, bool write)
 {
 	unsigned int flags = FOLL_NOWAIT | (write ? FOLL_WRITE : 0);
+	bool mapped = false;
 	struct vswap_ram *ram;
 	struct page *page;
 	pgoff_t index;
-	bool mapped = false;
+	void *cached;
 
 	mmap_read_lock(current->mm);
 	ram = vswap_hva_to_page(hva, &index);
-	if (ram && vswap_entry_is_alias(vswap_get_entry(ram, index)) &&
-	    xa_load(&ram->mapping->i_pages, index))
+	cached = ram ? xa_load(&ram->mapping->i_pages, index) : NULL;
+	if (cached && !xa_is_value(cached))
 		mapped = get_user_pages(hva, 1, flags, &page) == 1;
 	mmap_read_unlock(current->mm);
 	if (mapped)

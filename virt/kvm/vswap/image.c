@@ -129,6 +129,47 @@ free:
 }
 
 /*
+ * Unmap pages that are aliases of blocks of a region, as many as possible at once,
+ * because each time interrupts the guest.  Only a hint: whoever ends an alias makes sure that it
+ * is not mapped.
+ */
+static void vswap_unmap_aliases(struct vswap_image *image, u64 first, u64 last,
+				struct vswap_page *sources)
+{
+	struct vswap_page *source = NULL;
+	struct file *file, *held = NULL;
+	pgoff_t index, from = 0, to = 0;
+	struct vswap_ram *ram;
+	u64 block;
+
+	for (block = first; block <= last; block++) {
+		if (sources)
+			source = &sources[block - first];
+		file = vswap_next_alias(image, block, source, &ram, &index);
+		if (IS_ERR_OR_NULL(file))
+			continue;
+		if (file == held && (index == to + 1 || index + 1 == from)) {
+			from = min(from, index);
+			to = max(to, index);
+			fput(file);
+			continue;
+		}
+		if (held) {
+			unmap_mapping_pages(held->f_mapping, from,
+					    to - from + 1, false);
+			fput(held);
+		}
+		held = file;
+		from = index;
+		to = index;
+	}
+	if (held) {
+		unmap_mapping_pages(held->f_mapping, from, to - from + 1, false);
+		fput(held);
+	}
+}
+
+/*
  * Pages that are aliases of blocks which are about to change get a copy of
  * them.  A source page of the change that already is an alias of the block that
  * it is written to can stay: its content does not change.
@@ -156,6 +197,11 @@ static int vswap_break_aliases(struct vswap_image *image, u64 first, u64 last,
 				    ((u64)key << VSWAP_REGION_SHIFT)) - 1;
 			continue;
 		}
+		if (block == first || !(block % VSWAP_REGION_BLOCKS))
+			vswap_unmap_aliases(image, block,
+					    min(last, block | (VSWAP_REGION_BLOCKS - 1)),
+					    sources ? &sources[block - first] :
+						      NULL);
 		for (;;) {
 			if (sources)
 				source = &sources[block - first];

@@ -1631,19 +1631,49 @@ static uint64_t flushes_of_read(int step)
 	return before;
 }
 
-/* Pages next to each other are unmapped at once when the disk overwrites them. */
+/*
+ * The same of a write to blocks that pages which the guest has mapped equal; of what
+ * is there, for the other cases.
+ */
+static uint64_t flushes_of_write(void)
+{
+	uint8_t *buf = aligned_alloc(PAGE, PAGES * PAGE);
+	uint64_t before;
+	unsigned int i;
+
+	for (i = 0; i < PAGES * PAGE; i++)
+		buf[i] = image_byte(i);
+	read_image(0, PAGES);
+	faults_of_reads(64, 1);
+	before = vm_flushes();
+	TEST_ASSERT(pwrite(f.image, buf, PAGES * PAGE, 0) == PAGES * PAGE,
+		    "the image cannot be written");
+	before = vm_flushes() - before;
+	for (i = 0; i < PAGES; i++)
+		TEST_ASSERT_EQ(page_state(i), KVM_VSWAP_PAGE_RESIDENT);
+	check_all();
+	free(buf);
+	return before;
+}
+
+/*
+ * Pages next to each other are unmapped at once when the disk overwrites them, or
+ * when what they equal is overwritten.
+ */
 static void test_unmap_at_once(void)
 {
-	uint64_t up, down, apart;
+	uint64_t up, down, apart, write;
 
 	up = flushes_of_read(1);
 	down = flushes_of_read(-1);
 	apart = flushes_of_read(5);
-	ksft_print_msg("flushes: %lu up, %lu down, %lu apart\n", up, down,
-		       apart);
+	write = flushes_of_write();
+	ksft_print_msg("flushes: %lu up, %lu down, %lu apart, %lu by a write\n",
+		       up, down, apart, write);
 	TEST_ASSERT(up >= 1 && up <= 4, "%lu flushes up", up);
 	TEST_ASSERT(down >= 1 && down <= 4, "%lu flushes down", down);
 	TEST_ASSERT(apart >= PAGES, "%lu flushes apart", apart);
+	TEST_ASSERT(write >= 1 && write <= 4, "%lu flushes by a write", write);
 }
 
 /* swapoff reads pages without asking. */
