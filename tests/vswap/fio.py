@@ -132,7 +132,7 @@ def main():
         see(l1, "verify", "refault_pages", "stale_reads_avoided")
         l1.script(UMOUNT)
         fio(l1, VERIFY_ONLY, "/run/lower/image")
-        # A sector that is not what was written has to be found.
+        # A block that is not what was written has to be found.
         l1.run(f"""dd if=/dev/zero of=/run/lower/image bs=4096 count=1 \
 seek={PART_MIB * 256 // 2} conv=notrunc 2>/dev/null""")
         res = fio(l1, VERIFY_ONLY, "/run/lower/image", check=False)

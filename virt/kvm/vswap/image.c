@@ -130,8 +130,8 @@ free:
 
 /*
  * Unmap pages that are aliases of blocks of a region, as many as possible at once,
- * because each time interrupts the guest.  Only a hint: whoever ends an alias makes sure that it
- * is not mapped.
+ * because each time interrupts the guest.  Only a hint: whoever ends an alias makes
+ * sure that it is not mapped.
  */
 static void vswap_unmap_aliases(struct vswap_image *image, u64 first, u64 last,
 				struct vswap_page *sources)
