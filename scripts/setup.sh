@@ -90,7 +90,7 @@ free_mib()
 
 check()
 {
-	local id version mem free
+	local id version mem free used
 
 	[[ $(uname -m) == x86_64 ]] ||
 		die "this machine is $(uname -m); alleviate is for x86_64"
@@ -119,7 +119,9 @@ check()
 
 	free=$(free_mib "$BUILD")
 	if [[ -d $BUILD/kernel/current/source ]]; then
-		free=$((free + $(du -sm "$BUILD" 2>/dev/null | cut -f1)))
+		# du fails if a file goes away meanwhile, and still has the sum.
+		used=$( (du -sm "$BUILD" 2>/dev/null || true) | cut -f1)
+		free=$((free + ${used:-0}))
 	fi
 	(( free >= MIN_DISK )) ||
 		die "only $free MiB of disk are free for $BUILD and $MIN_DISK are needed; make room or set BUILD= to a larger disk"

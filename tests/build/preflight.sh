@@ -46,6 +46,12 @@ refuse "KERNEL_SERIES=6.6 is not supported" "KERNEL_SERIES=6.6 $setup"
 
 sed 's/^MemAvailable:.*/MemAvailable:    2000000 kB/' /proc/meminfo >"$tmp/meminfo"
 refuse "MiB of memory are available" "mount --bind $tmp/meminfo /proc/meminfo; $setup"
+# The same while somebody removes files below BUILD, at which du fails.
+mkdir "$tmp/racy"
+printf '#!/bin/sh\n/usr/bin/du "$@"\nexit 1\n' >"$tmp/racy/du"
+chmod +x "$tmp/racy/du"
+refuse "MiB of memory are available" \
+	"mount --bind $tmp/meminfo /proc/meminfo; PATH=$tmp/racy:\$PATH $setup"
 
 mkdir "$tmp/small"
 refuse "of disk are free for $tmp/small" \
