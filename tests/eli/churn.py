@@ -15,6 +15,7 @@ of L1, and that all can be unloaded.
 
 import pathlib
 import random
+import re
 import sys
 import time
 
@@ -60,7 +61,7 @@ class Churn:
         count = ("cat /sys/kernel/debug/kvm/eli_direct; awk '/vfio-msix/ "
                  "{ for (i = 2; i <= 4; i++) n += $i } END { print n + 0 }' "
                  "/proc/interrupts")
-        for i in range(15):
+        for _ in range(15):
             before = [int(n) for n in self.l1.run(count).out.split()]
             got = self.load.run("window", 1, 4)["received"]
             after = [int(n) for n in self.l1.run(count).out.split()]
@@ -68,11 +69,6 @@ class Churn:
             if direct > 10 and got > 20 and host < got / 10:
                 return
             time.sleep(1)
-            # Without interrupt remapping, an IRQ that moved keeps its old vector
-            # until the host handles it, which it may never do; see eli.rst.
-            if i in (4, 9):
-                print("  not direct: moved again", flush=True)
-                self.migrate()
         raise rig.RigError(f"not direct: {direct} entries, {host} interrupts "
                            f"of the host for {got} packets\n" +
                            self.l1.run("cat /sys/kernel/debug/kvm/*-*/eli").out)
@@ -106,6 +102,34 @@ for move in {moves}; do
 	done
 	sleep 0.2
 done""")
+
+    def share(self):
+        """The vCPUs are on one CPU, so one of them has its vectors above those that
+        the other one holds; then they part."""
+        pin = """
+for task in /proc/$(l2_pid g)/task/*; do
+	case "$(cat $task/comm)" in
+	"CPU 0/KVM") taskset -pc %d ${task##*/} >/dev/null ;;
+	"CPU 1/KVM") taskset -pc %d ${task##*/} >/dev/null ;;
+	esac
+done"""
+        self.l1.script(pin % (1, 1))
+        direct, state = set(), ""
+        end = time.monotonic() + 60 * self.l1.slow
+        while len(direct) < 2:
+            with self.load.background("window", 4):
+                time.sleep(1)
+            state = self.l1.run("cat /sys/kernel/debug/kvm/*-*/eli").out
+            vectors = {v: [int(n) for n in re.findall(r"host vector (\d+) ->", text)]
+                       for v, text in re.findall(
+                           r"^vcpu (\d):.*not direct: none\n((?:  .*\n)*)", state,
+                           re.MULTILINE)}
+            direct |= {v for v in vectors if vectors[v]}
+            if time.monotonic() > end:
+                raise rig.RigError(f"not direct on one CPU: {state}")
+        print(f"  on one CPU: {vectors}", flush=True)
+        self.l1.script(pin % (1, 2))
+        self.is_direct()
 
     def reroute(self):
         """The guest moves the interrupts between its CPUs."""
@@ -172,6 +196,7 @@ def main():
         churn = Churn(l1, random.Random(SEED))
         churn.start()
         churn.works()
+        churn.share()
         churn.run(SECONDS)
         churn.migrate()
         churn.is_direct()

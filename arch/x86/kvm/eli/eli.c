@@ -749,11 +749,14 @@ static void eli_show_vcpu(struct seq_file *m, struct kvm_vcpu *vcpu)
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	unsigned int vector;
 
-	seq_printf(m, "vcpu %d: mode %s, cpu %d, view %u, gates %u+%u, holds back: %s, why not direct: %s%s\n",
+	seq_printf(m, "vcpu %d: mode %s, cpu %d, view %u, gates %u+%u, holds back: %s, why not direct: %s%s",
 		   vcpu->vcpu_id, modes[READ_ONCE(p->pub.mode)], p->cpu,
 		   p->pub.view, p->first, p->nr, p->may_hold ? "yes" : "no",
 		   eli_reasons[p->reason].name,
 		   p->masked_until ? ", masked" : "");
+	if (p->blocked_by)
+		seq_printf(m, ", the host uses vector %u", p->blocked_by);
+	seq_putc(m, '\n');
 	for_each_set_bit(vector, p->assigned, ELI_NR_GATES)
 		seq_printf(m, "  host vector %u -> guest vector %u\n", vector,
 			   p->guest_vector[vector]);

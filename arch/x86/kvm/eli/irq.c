@@ -13,6 +13,7 @@
 
 #include <asm/apic.h>
 #include <asm/hw_irq.h>
+#include <asm/i8259.h>
 #include <asm/irqdomain.h>
 
 #include "internal.h"
@@ -130,6 +131,9 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 
 	bitmap_or(safe, held->vectors, assigned, ELI_NR_GATES);
 	mutex_unlock(&eli_vectors_lock);
+	/* Reserved by lapic_assign_system_vectors(), because nothing uses it. */
+	if (nr_legacy_irqs() > 1)
+		__set_bit(ISA_IRQ_VECTOR(PIC_CASCADE_IR), safe);
 
 	first = find_next_zero_bit(safe, ELI_NR_GATES, ELI_FIRST_VECTOR);
 	p->may_hold = first > last;
@@ -137,8 +141,11 @@ static enum eli_reason eli_hold_vectors(struct kvm_eli_vcpu_priv *p, int cpu,
 	if (!p->may_hold)
 		p->retry_at = (jiffies + HZ) ?: 1;
 	p->max_vector = limit;
+	if (first > limit || !eli_strict)
+		return ELI_OK;
 
-	return first <= limit && eli_strict ? ELI_OFF_VECTOR : ELI_OK;
+	p->blocked_by = first;
+	return ELI_OFF_VECTOR;
 }
 
 /*
@@ -160,20 +167,23 @@ static bool eli_moves_at_once(struct eli_irq *irq)
 }
 
 /*
- * Would the IRQ get a lower vector if vectors of @cpu were not held?  IRQs are
- * connected one by one, and each is to be next to the others.
+ * Would the IRQ get a lower vector if the vCPU did not hold vectors of @cpu?  IRQs
+ * are connected one by one, and each is to be next to the others.
  */
-static bool eli_misplaced(struct eli_irq *irq, int cpu)
+static bool eli_misplaced(struct kvm_eli_vcpu_priv *p, struct eli_irq *irq, int cpu)
 {
 	unsigned int vector = READ_ONCE(irq->cfg->vector);
+	struct eli_held *held;
 	bool misplaced;
 
 	if (!eli_moves_at_once(irq))
 		return false;
 
 	mutex_lock(&eli_vectors_lock);
-	misplaced = find_first_bit(per_cpu_ptr(&eli_held, cpu)->vectors,
-				   ELI_NR_GATES) < vector;
+	held = per_cpu_ptr(&eli_held, cpu);
+	/* Those that other vCPUs hold as well stay held. */
+	misplaced = held->users == 1 && p->held_cpu == cpu &&
+		    find_first_bit(held->vectors, ELI_NR_GATES) < vector;
 	mutex_unlock(&eli_vectors_lock);
 	return misplaced;
 }
@@ -193,7 +203,7 @@ static bool eli_move_irq(struct kvm_vcpu *vcpu, struct eli_irq *irq, int cpu)
 	}
 
 	if (eli_irq_cpu(irq->data) == cpu) {
-		if (irq->nr_moves >= ELI_MAX_MOVES || !eli_misplaced(irq, cpu))
+		if (irq->nr_moves >= ELI_MAX_MOVES || !eli_misplaced(p, irq, cpu))
 			return true;
 		target = cpumask_any_but(cpu_online_mask, cpu);
 		if (target >= nr_cpu_ids)
@@ -350,6 +360,7 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 	bitmap_zero(mine, ELI_NR_GATES);
 	p->nr_irqs = 0;
 	p->may_hold = false;
+	p->blocked_by = 0;
 
 	list_for_each_entry(irq, &eli->irqs, node) {
 		unsigned int vector;
