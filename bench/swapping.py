@@ -11,7 +11,8 @@ up.  The image is a file of an ext4 on the former.
   vswap    VSwapper
   balloon  the guest was told, and gave the memory up beforehand
   zram     as stock, but swap is compressed memory; not run by default
-  ample    enough real memory; ample-vswap: with VSwapper
+  ample    enough real memory; ample-vswap: with VSwapper; ample-always: which
+           tracks pages nevertheless (vswap_always=1)
 
 Before, the guest writes to the memory that it believes to have, as a guest that
 has been up for a while did, and drops its caches.
@@ -36,6 +37,7 @@ CONFIGS = {
     "zram": ("distro", "", False),
     "ample": ("distro", "", False),
     "ample-vswap": ("vswap", "vswap=1", True),
+    "ample-always": ("vswap", "vswap=1 vswap_always=1", True),
 }
 
 SETUP = """

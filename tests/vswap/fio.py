@@ -44,7 +44,7 @@ VERIFY_ONLY = "rw=randwrite verify=crc32c verify_only=1"
 WRITE = "rw=randrw refill_buffers=1"
 
 SETUP = """
-load_kvm vswap=1
+load_kvm vswap=1 vswap_always=1
 mkswap -q "$(disk swap)"
 swapon "$(disk swap)"
 mkfs.ext4 -q -b 4096 "$(disk image)"

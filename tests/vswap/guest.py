@@ -40,7 +40,7 @@ DISKS = {
 DISK_MODULES = ("virtio_scsi", "ahci", "sd_mod")
 
 SETUP = """
-load_kvm vswap=1
+load_kvm vswap=1 vswap_always=1
 mkswap -q "$(disk swap)"
 swapon "$(disk swap)"
 mkfs.ext4 -q "$(disk image)"
@@ -77,6 +77,8 @@ BOOTED = """
 l2_wait {guest} 500
 l2_run {guest} 'mkdir -p /mnt && mount -t ext4 -o discard /dev/{node} /mnt' ||
 	fail "the guest has no disk"
+"""
+SQUEEZE = """
 cd /sys/fs/cgroup/vm
 # What is above the limit goes to swap first, as it could not go as fast.
 for i in {{1..200}}; do
@@ -106,7 +108,7 @@ class Vm:
     """A guest with its disk, and the checker in it."""
 
     def __init__(self, l1, name, *, fmt, aio, cache="none",
-                 disk="virtio-blk"):
+                 disk="virtio-blk", short=True):
         self.l1 = l1
         self.name = name
         self.guest = name
@@ -118,10 +120,21 @@ class Vm:
         self.seen = ""
         l1.script(IMAGE.format(**{**self.options, "mib": DISK_MIB}))
         self.start(name)
-        l1.script(BOOTED.format(guest=name, **self.options), timeout=700)
+        self.booted()
+        if short:
+            self.squeeze()
 
     def start(self, guest, more=""):
         self.l1.script(START.format(guest=guest, more=more, **self.options))
+
+    def booted(self):
+        """The guest is up, and has its disk."""
+        self.l1.script(BOOTED.format(guest=self.guest, **self.options),
+                       timeout=700)
+
+    def squeeze(self):
+        """From now on, memory is short."""
+        self.l1.script(SQUEEZE.format(**self.options), timeout=700)
 
     def stat(self):
         """What the tool tells of the VM."""
@@ -365,9 +378,24 @@ l2_run {vm.guest} 'sha256sum /mnt/file; sha256sum /mnt/file'
 
 
 def case_ide(l1, checks):
-    """Raw, threads, page cache of the host; IDE (AHCI)."""
-    vm = Vm(l1, "g-ide", fmt="raw", aio="threads", cache="writeback", disk="ide")
-    n = vm.check(checks // 2)
+    """Raw, threads, page cache of the host; IDE (AHCI); ample memory, then short."""
+    l1.script("echo N >/sys/module/kvm/parameters/vswap_always")
+    vm = Vm(l1, "g-ide", fmt="raw", aio="threads", cache="writeback", disk="ide",
+            short=False)
+    vm.run(1 << 40)
+    vm.progress(checks // 8)
+    stat = vm.stat()
+    print(f"  {vm.name}: {stat['skipped_ample']} skipped_ample, "
+          f"{stat['aliases']} aliases", flush=True)
+    if stat["aliases"] or stat["skipped_ample"] < 1000:
+        raise rig.RigError(f"{vm.name}: memory is not ample")
+    vm.squeeze()
+    vm.progress(vm.progress(0) + checks // 8)
+    vm.exercise(stat)
+    n = vm.wait()
+    print(f"  {vm.name}: {n} pages compared", flush=True)
+    l1.script("echo Y >/sys/module/kvm/parameters/vswap_always")
+    n += vm.check(checks // 4)
     vm.stop()
     vm.remove()
     return n
@@ -415,7 +443,8 @@ def case_kill(l1, checks):
     for i in range(2):
         if i:
             vm.start(vm.guest)
-            l1.script(BOOTED.format(guest=vm.guest, **vm.options), timeout=700)
+            vm.booted()
+            vm.squeeze()
         vm.run(1 << 40)
         vm.progress(checks // 2)
         vm.exercise({})

@@ -40,7 +40,8 @@ BAD = ["vswap_buffer_us=60000001", "vswap_buffer_us=-1",
        "vswap_buffer_pages=1025", "vswap_buffer_pages=x",
        "vswap_buffer_backoff=65537", "vswap_preventer=2",
        "vswap_map_ahead=65", "vswap_cluster=0", "vswap_cluster=257",
-       "vswap_readahead=257", "vswap_write_ahead=65"]
+       "vswap_readahead=257", "vswap_write_ahead=65",
+       "vswap_always=2"]
 
 PARAMETERS = """
 for option in %s; do
@@ -50,8 +51,8 @@ for option in %s; do
 done
 load_kvm vswap=1
 cd /sys/module/kvm/parameters
-got=$(echo $(cat vswap_{preventer,buffer_us,buffer_pages,cluster,readahead,{map,write}_ahead}))
-[[ $got == "Y 1000 32 32 128 64 16" ]] || fail "defaults are $got"
+got=$(echo $(cat vswap_{preventer,buffer_us,buffer_pages,cluster,readahead,{map,write}_ahead,always}))
+[[ $got == "Y 1000 32 32 128 64 16 N" ]] || fail "defaults are $got"
 """
 
 

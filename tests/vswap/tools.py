@@ -35,7 +35,7 @@ def main():
     with rig.L1("vswap.tools.l1", modules="vswap", memory=1024, spare=True,
                 disks={"image": 64}) as l1:
         l1.script("""
-load_kvm vswap=1
+load_kvm vswap=1 vswap_always=1
 mkfs.ext4 -q "$(disk image)"
 mkdir -p /run/lower /run/vswap
 mount "$(disk image)" /run/lower

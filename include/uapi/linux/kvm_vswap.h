@@ -50,6 +50,8 @@
  * @buffered_pages: pages that the guest wrote to before they were read
  * @buffered_writes: writes to these that were emulated
  * @buffer_merges: pages of these that had to be read after all
+ * @skipped_ample: pages that were read from an image or written to one and did not
+ *	become aliases as there is memory for all that guests may use
  */
 struct kvm_vswap_stats {
 	__u32 size;
@@ -80,6 +82,7 @@ struct kvm_vswap_stats {
 	__u64 buffered_pages;
 	__u64 buffered_writes;
 	__u64 buffer_merges;
+	__u64 skipped_ample;
 };
 
 /* What a page is, see kvm_vswap_query. */

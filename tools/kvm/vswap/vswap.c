@@ -65,6 +65,7 @@ static const struct field {
 	FIELD(buffered_pages, false, "Absent pages that the guest wrote to in part"),
 	FIELD(buffered_writes, false, "Emulated writes to these"),
 	FIELD(buffer_merges, false, "Pages of these that had to be read"),
+	FIELD(skipped_ample, false, "Pages not aliased as memory is ample"),
 #undef FIELD
 };
 

@@ -575,6 +575,28 @@ int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
 	return ret;
 }
 
+/*
+ * Memory is ample, so the pages that were found are not to be tracked; count that.
+ * What is not in memory is replaced by aliases nevertheless, since there is less to
+ * do for these than if it had to be brought there.
+ */
+static bool vswap_leave_alone(struct vswap_io *io, bool replaced)
+{
+	struct vswap_ram *ram = io->pages[0].ram;
+	unsigned int i;
+
+	if (!vswap_is_ample(ram, current->mm))
+		return false;
+	for (i = 0; replaced && i < io->nr; i++) {
+		ram = io->pages[i].ram;
+		if (vswap_is_swapped(ram, io->pages[i].index) ||
+		    vswap_entry_is_alias(vswap_get_entry(ram, io->pages[i].index)))
+			return false;
+	}
+	atomic64_add(io->nr, &ram->stats[VSWAP_SKIPPED_AMPLE]);
+	return true;
+}
+
 static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
 				size_t size)
 {
@@ -615,16 +637,17 @@ static ssize_t vswap_read_now(struct kiocb *iocb, struct iov_iter *to)
 		io->pos = iocb->ki_pos;
 		io->size = 0;
 		io->nr = vswap_find_pages(io, to, io->pos, VSWAP_IO_PAGES);
-		if (io->nr) {
+		if (io->nr)
 			size = (size_t)io->nr << PAGE_SHIFT;
+		else if (user_backed_iter(to))
+			size = vswap_untracked_size(io, to, io->pos);
+		else
+			size = iov_iter_count(to);
+		if (io->nr && !vswap_leave_alone(io, true))
 			ret = vswap_read_tracked(io, to);
-			vswap_put_files(io);
-		} else {
-			size = user_backed_iter(to) ?
-			       vswap_untracked_size(io, to, io->pos) :
-			       iov_iter_count(to);
+		else
 			ret = vswap_read_plain(io, to, size);
-		}
+		vswap_put_files(io);
 		if (ret <= 0)
 			break;
 		iocb->ki_pos += ret;
@@ -752,8 +775,8 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 		} else {
 			io->nr = vswap_find_pages(io, from, io->pos,
 						  VSWAP_IO_PAGES);
-			io->tracked = io->nr;
-			size = io->tracked ? (size_t)io->nr << PAGE_SHIFT :
+			io->tracked = io->nr && !vswap_leave_alone(io, false);
+			size = io->nr ? (size_t)io->nr << PAGE_SHIFT :
 			       vswap_untracked_size(io, from, io->pos);
 			ret = vswap_pin(io, from, size);
 			/* What a fault cut short is not whole pages. */

@@ -96,9 +96,8 @@ struct vswap_mnt {
 	/* Entries of directories that are the mount's own, by their address. */
 	struct xarray dentries;
 
-	/* Protects the lists below, and images against going away. */
+	/* Protects the list, and images against going away. */
 	struct mutex lock;
-	struct list_head rams;
 	struct list_head image_list;
 };
 
@@ -146,6 +145,8 @@ enum vswap_stat {
 	VSWAP_BUFFERED_PAGES,
 	VSWAP_BUFFERED_WRITES,
 	VSWAP_BUFFER_MERGES,
+	/* Pages that were not tracked as memory is not short. */
+	VSWAP_SKIPPED_AMPLE,
 	VSWAP_NR_STATS,
 };
 
@@ -164,7 +165,11 @@ struct vswap_ram {
 	struct vswap_mnt *mnt;
 	struct file *shmem;
 	struct address_space *mapping;
+	/* Of ample.c: all RAM files, who pays, and whether memory is ample. */
 	struct list_head list;
+	struct mem_cgroup *memcg;
+	unsigned long ample_until;
+	bool ample;
 	/* Chunks by index >> VSWAP_CHUNK_SHIFT. */
 	struct xarray chunks;
 	atomic_long_t nr_aliases;
@@ -254,6 +259,11 @@ struct vswap_page {
 /* super.c */
 extern unsigned int vswap_cluster;
 void vswap_mnt_put(struct vswap_mnt *mnt);
+
+/* ample.c */
+void vswap_ample_add(struct vswap_ram *ram);
+void vswap_ample_del(struct vswap_ram *ram);
+bool vswap_is_ample(struct vswap_ram *ram, struct mm_struct *mm);
 
 /* alias.c */
 u64 vswap_get_entry(struct vswap_ram *ram, pgoff_t index);

@@ -774,9 +774,7 @@ static int vswap_shmem_release(struct inode *inode, struct file *file)
 	struct vswap_mnt *mnt = ram->mnt;
 	unsigned int i;
 
-	mutex_lock(&mnt->lock);
-	list_del(&ram->list);
-	mutex_unlock(&mnt->lock);
+	vswap_ample_del(ram);
 	vswap_wait_for_reads(ram);
 	vswap_free_buffers(ram);
 	vswap_free_chunks(ram);
@@ -841,9 +839,7 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
 	for (i = 0; i < VSWAP_LOCKS; i++)
 		mutex_init(&ram->locks[i]);
 	kref_get(&mnt->kref);
-	mutex_lock(&mnt->lock);
-	list_add_tail(&ram->list, &mnt->rams);
-	mutex_unlock(&mnt->lock);
+	vswap_ample_add(ram);
 
 	vswap_suppress_shadows(ram->mapping);
 	ram->mapping->i_private_data = ram;

@@ -88,6 +88,7 @@ static int vswap_get_stats(struct vswap_ram *ram,
 	VSWAP_STAT(buffered_pages, BUFFERED_PAGES);
 	VSWAP_STAT(buffered_writes, BUFFERED_WRITES);
 	VSWAP_STAT(buffer_merges, BUFFER_MERGES);
+	VSWAP_STAT(skipped_ample, SKIPPED_AMPLE);
 #undef VSWAP_STAT
 	return copy_to_user(user, &stats, stats.size) ? -EFAULT : 0;
 }

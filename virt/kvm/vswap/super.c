@@ -102,7 +102,6 @@ static struct vswap_mnt *vswap_mnt_new(void)
 	xa_init_flags(&mnt->dentries, XA_FLAGS_ACCOUNT);
 	xa_init_flags(&mnt->images, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
 	mutex_init(&mnt->lock);
-	INIT_LIST_HEAD(&mnt->rams);
 	INIT_LIST_HEAD(&mnt->image_list);
 	static_branch_inc(&kvm_vswap_key);
 	return mnt;

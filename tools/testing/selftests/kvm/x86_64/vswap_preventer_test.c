@@ -683,6 +683,7 @@ static void setup(void)
 	vswap_set_parameter("vswap_buffer_pages", 32);
 	vswap_set_parameter("vswap_buffer_backoff", 1024);
 	vswap_set_parameter("vswap_preventer", 1);
+	vswap_set_parameter("vswap_always", 1);
 	vswap_set_parameter("vswap_map_ahead", 64);
 	vswap_set_parameter("vswap_write_ahead", 16);
 }

@@ -2728,6 +2728,141 @@ VSWAP_TEST(memcg)
 	TEST_ASSERT_EQ(rmdir(group), 0);
 }
 
+/* Whether memory is ample is asked every 100 ms. */
+static void set_always(bool always)
+{
+	vswap_set_parameter("vswap_always", always);
+	usleep(300000);
+}
+
+#define AMPLE	16ul
+
+/* Pages that are in memory are read to and written from: how many were tracked? */
+static void expect_tracked(struct vswap_ram *ram, int image, bool tracked)
+{
+	struct kvm_vswap_stats before, after;
+
+	vswap_fill_pages(ram, 0, 2 * AMPLE, NEW);
+	vswap_drain_lru();
+	vswap_expect_states(ram, 0, 2 * AMPLE, KVM_VSWAP_PAGE_RESIDENT);
+	before = vswap_stats(ram);
+	vswap_pread(image, vswap_page(ram, 0), AMPLE, 0);
+	vswap_pwrite(image, vswap_page(ram, AMPLE), AMPLE, 2 * AMPLE);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.aliased_by_read - before.aliased_by_read,
+		       tracked ? AMPLE : 0);
+	TEST_ASSERT_EQ(after.aliased_by_write - before.aliased_by_write,
+		       tracked ? AMPLE : 0);
+	TEST_ASSERT_EQ(after.skipped_ample - before.skipped_ample,
+		       tracked ? 0 : 2 * AMPLE);
+	vswap_expect_states(ram, 0, 2 * AMPLE, tracked ? KVM_VSWAP_PAGE_ALIAS :
+							 KVM_VSWAP_PAGE_RESIDENT);
+	vswap_expect_pages(ram, 0, AMPLE, IMAGE);
+	vswap_expect_pages(ram, AMPLE, AMPLE, NEW + AMPLE);
+}
+
+/* Nothing new is tracked while all that guests may use fits into memory. */
+VSWAP_TEST(ample)
+{
+	struct vswap_ram *ram = &self->ram;
+	struct kvm_vswap_stats before, after;
+	uint64_t absent = 1;
+	int fd;
+
+	set_always(false);
+	vswap_pread(self->image, ram->mem, AMPLE, 0);
+	vswap_expect_states(ram, 0, AMPLE, KVM_VSWAP_PAGE_RESIDENT);
+	vswap_expect_pages(ram, 0, AMPLE, IMAGE);
+	expect_tracked(ram, self->image, false);
+
+	/* What is tracked already, or in swap, is replaced. */
+	set_always(true);
+	expect_tracked(ram, self->image, true);
+	if (vswap_has_swap()) {
+		vswap_fill_pages(ram, 1, 1, NEW);
+		expect_swapped(ram, 1, 1);
+		absent++;
+	}
+	vswap_pageout(ram, 0, 1);
+	set_always(false);
+	before = vswap_stats(ram);
+	/* Dropped, swapped or an alias, an alias: one of these is enough. */
+	vswap_pread(self->image, ram->mem, 3, 100);
+	after = vswap_stats(ram);
+	TEST_ASSERT_EQ(after.aliased_by_read - before.aliased_by_read, 3);
+	TEST_ASSERT_EQ(after.stale_reads_avoided - before.stale_reads_avoided,
+		       absent);
+	TEST_ASSERT_EQ(after.skipped_ample, before.skipped_ample);
+	vswap_expect_pages(ram, 0, 3, IMAGE + 100);
+
+	/* Blocks that change are watched as ever. */
+	vswap_fill_pages(ram, 2 * N - 1, 1, NEW);
+	vswap_pwrite(self->image, vswap_page(ram, 2 * N - 1), 1, 101);
+	vswap_expect_states(ram, 1, 1, KVM_VSWAP_PAGE_RESIDENT);
+	vswap_expect_pages(ram, 0, 3, IMAGE + 100);
+	expect_tracked(ram, self->image, false);
+
+	/* Another guest believes in more than there is, and goes. */
+	fd = VSWAP_OK(open(vswap_path(self->m.mnt, "huge"), O_RDWR | O_CREAT, 0600));
+	VSWAP_OK(ftruncate(fd, 1ul << 40));
+	set_always(false);
+	expect_tracked(ram, self->image, true);
+	close(fd);
+	VSWAP_OK(unlink(vswap_path(self->m.mnt, "huge")));
+	set_always(false);
+	expect_tracked(ram, self->image, false);
+}
+
+/* The memory that there is, is that of the cgroup, and shared by its VMs. */
+VSWAP_TEST(ample_memcg)
+{
+	const char *group = CGROUP "/vswap-test";
+	struct vswap_ram *ram = &self->ram;
+	struct vswap_ram other;
+	char text[64];
+	int status;
+	pid_t pid;
+
+	if (access(CGROUP "/cgroup.subtree_control", W_OK))
+		SKIP(return, "no cgroup v2 at %s", CGROUP);
+	write_text(CGROUP "/cgroup.subtree_control", "+memory");
+	if (mkdir(group, 0755))
+		TEST_ASSERT_EQ(errno, EEXIST);
+
+	pid = VSWAP_OK(fork());
+	if (!pid) {
+		snprintf(text, sizeof(text), "%d", getpid());
+		write_text(vswap_path(group, "cgroup.procs"), text);
+		set_always(false);
+		expect_tracked(ram, self->image, false);
+
+		/* The RAM file has 4 MiB, and there is a process as well. */
+		write_text(vswap_path(group, "memory.max"), "4M");
+		set_always(false);
+		expect_tracked(ram, self->image, true);
+		write_text(vswap_path(group, "memory.max"), "64M");
+		set_always(false);
+		expect_tracked(ram, self->image, false);
+		write_text(vswap_path(group, "memory.high"), "4M");
+		set_always(false);
+		expect_tracked(ram, self->image, true);
+		write_text(vswap_path(group, "memory.high"), "max");
+
+		/* Each fits, but both do not. */
+		vswap_ram_create(&self->m, "other", 60 << (20 - 12), &other);
+		set_always(false);
+		expect_tracked(ram, self->image, false);
+		vswap_pread(self->image, other.mem, 1, 0);
+		set_always(false);
+		expect_tracked(ram, self->image, true);
+		_exit(0);
+	}
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT(status == 0, "the process in the group ended with 0x%x", status);
+	VSWAP_OK(unlink(vswap_path(self->m.mnt, "other")));
+	TEST_ASSERT_EQ(rmdir(group), 0);
+}
+
 int main(int argc, char *argv[])
 {
 	vswap_require();

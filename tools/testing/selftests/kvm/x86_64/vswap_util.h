@@ -185,8 +185,33 @@ static inline int vswap_private_mounts(void)
 	return ns;
 }
 
+static inline unsigned int vswap_parameter(const char *name)
+{
+	char path[128], text[32] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
+	f = fopen(path, "r");
+	TEST_ASSERT(f && fgets(text, sizeof(text), f), "cannot read %s", path);
+	fclose(f);
+	return strtoul(text, NULL, 0);
+}
+
+static inline void vswap_set_parameter(const char *name, unsigned int value)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
+	f = fopen(path, "w");
+	TEST_ASSERT(f && fprintf(f, "%u", value) > 0 && !fclose(f),
+		    "%s cannot be set to %u", name, value);
+}
+
 static inline void vswap_mount_setup(struct vswap_mount *m)
 {
+	/* Pages are tracked, however much memory there is. */
+	vswap_set_parameter("vswap_always", 1);
 	m->ns = vswap_private_mounts();
 	snprintf(m->lower, sizeof(m->lower), "%s/vswap-test", vswap_lower());
 	vswap_remove_tree(m->lower);
@@ -429,29 +454,6 @@ static inline void vswap_pageout(struct vswap_ram *ram, uint64_t first,
 				 MADV_PAGEOUT));
 	}
 	TEST_FAIL("%lu of %lu pages cannot be reclaimed", left, nr);
-}
-
-static inline unsigned int vswap_parameter(const char *name)
-{
-	char path[128], text[32] = "";
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
-	f = fopen(path, "r");
-	TEST_ASSERT(f && fgets(text, sizeof(text), f), "cannot read %s", path);
-	fclose(f);
-	return strtoul(text, NULL, 0);
-}
-
-static inline void vswap_set_parameter(const char *name, unsigned int value)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
-	f = fopen(path, "w");
-	TEST_ASSERT(f && fprintf(f, "%u", value) > 0 && !fclose(f),
-		    "%s cannot be set to %u", name, value);
 }
 
 /* Exits with the status of a skipped test unless there is all that it takes. */
