@@ -13,8 +13,8 @@ configurations and tests by name, and PROGRAM:CASE a case of a program.  All
 configurations share an L1, in which the modules are loaded anew for each.
 
 SELFTESTS in the environment is a directory to take the programs from, instead
-of building them, and STRESS are arguments of vswap_stress_test, e.g. "-n
-10000000 -s 7".
+of building them, STRESS are arguments of vswap_stress_test, e.g. "-n 10000000
+-s 7", and LIMIT is how many seconds a program may take.
 """
 
 import os
@@ -39,7 +39,7 @@ CONFIGS = {
 DEFAULT = ["swap", "swapless", "off"]
 TESTS = ["vswap_test", "vswap_stress_test"]
 
-LIMIT = 1500            # seconds for a program
+LIMIT = int(os.environ.get("LIMIT", 1500))    # seconds for a program
 
 SETUP = """
 modprobe dm-mod && modprobe dm-flakey || fail "no device-mapper"
