@@ -382,7 +382,7 @@ def case_ide(l1, checks):
     l1.script("echo N >/sys/module/kvm/parameters/vswap_always")
     vm = Vm(l1, "g-ide", fmt="raw", aio="threads", cache="writeback", disk="ide",
             short=False)
-    vm.run(1 << 40)
+    vm.run(checks // 4)
     vm.progress(checks // 8)
     stat = vm.stat()
     print(f"  {vm.name}: {stat['skipped_ample']} skipped_ample, "
