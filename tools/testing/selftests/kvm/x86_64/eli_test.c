@@ -179,6 +179,56 @@ ELI_TEST(two_devices)
 	eli_finish(ev, 1);
 }
 
+/* IRQs that a vCPU takes directly, at most. */
+#define MAX_DIRECT	32
+
+/*
+ * The host has a second class of vectors then, which includes the one of the legacy
+ * PIC's cascade, and IRQs of a class have to be of one in the guest, too.
+ */
+ELI_TEST(many_devices)
+{
+	u64 handled[MAX_DIRECT + 1], through = 0;
+	struct eli_dev *dev;
+	u32 vector, last = 0;
+	int i, j;
+
+	eli_pin(0);
+	eli_vm_create(ev, 1, idle_guest);
+	for (i = 0; i <= MAX_DIRECT; i++) {
+		dev = eli_dev_add(ev, 0, DEV_VECTOR);
+		vector = eli_irq_status(&dev->irq).vector;
+		if (vector > last)
+			last = vector;
+		eli_route(ev, dev, 0, (vector & 0xf0) << 1 | (vector & 0xf));
+	}
+	TEST_ASSERT(last > 50, "the last vector in the host is %u", last);
+	eli_thread_start(ev, 0);
+	eli_wait_stage(ev, 1);
+
+	for (i = 0; i < MAX_DIRECT; i++)
+		eli_arm(ev, &ev->dev[i]);
+	for (i = 0; i <= MAX_DIRECT; i++)
+		handled[i] = eli_irq_status(&ev->dev[i].irq).handled;
+	for (j = 0; j < ROUNDS / 10; j++) {
+		for (i = 0; i <= MAX_DIRECT; i++)
+			eli_fire(ev, &ev->dev[i]);
+	}
+	for (i = 0; i <= MAX_DIRECT; i++)
+		handled[i] = eli_irq_status(&ev->dev[i].irq).handled - handled[i];
+	for (i = 0; i < MAX_DIRECT; i++)
+		through += handled[i];
+	pr_info("# of %u interrupts, %lu through the host, vectors up to %u\n",
+		ROUNDS / 10 * MAX_DIRECT, through, last);
+	if (eli_on()) {
+		TEST_ASSERT(through <= ROUNDS / 10 * MAX_DIRECT / 10,
+			    "%lu interrupts went through the host", through);
+		/* There is one too many. */
+		TEST_ASSERT_EQ(handled[MAX_DIRECT], ROUNDS / 10);
+	}
+	eli_finish(ev, 1);
+}
+
 static void halt_guest(void)
 {
 	eli_guest_init();

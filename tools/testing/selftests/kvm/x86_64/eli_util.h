@@ -46,7 +46,7 @@
 #define ELI_CASE_TIMEOUT	300
 
 #define ELI_MAX_VCPUS		2
-#define ELI_MAX_DEVS		2
+#define ELI_MAX_DEVS		33
 /* GSIs of the devices; those of the irqchips are not routed. */
 #define ELI_GSI			32
 
