@@ -347,6 +347,21 @@ void __kvm_eli_let_go(struct kvm_vcpu *vcpu)
 	local_irq_restore(flags);
 }
 
+/*
+ * Once the guest has completed its virtual IRQs, an exit has to get it out of
+ * INJECT mode.  The handler of the timer's IRQ, which completes it first, causes
+ * one by setting the timer again or stopping it; unless that is done by VMX's
+ * preemption timer, whose fast path does not look at PV EOI.
+ */
+bool __kvm_eli_needs_eoi_exit(struct kvm_vcpu *vcpu, int vector)
+{
+	struct kvm_lapic *apic = vcpu->arch.apic;
+
+	return (kvm_lapic_get_reg(apic, APIC_LVTT) & APIC_VECTOR_MASK) != vector ||
+	       apic->lapic_timer.timer_mode == APIC_LVT_TIMER_PERIODIC ||
+	       kvm_can_use_hv_timer(vcpu);
+}
+
 /* Would the vCPU's virtual local APIC block all assigned IRQs? */
 static bool eli_is_blocked(struct kvm_vcpu *vcpu)
 {
@@ -410,7 +425,7 @@ bool kvm_eli_may_run_direct(struct kvm_vcpu *vcpu, bool possible)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	struct kvm_lapic *apic = vcpu->arch.apic;
-	bool direct;
+	bool direct, hold;
 
 	if (!eli_is_current(vcpu)) {
 		eli_hold_back(p, false);
@@ -422,7 +437,14 @@ bool kvm_eli_may_run_direct(struct kvm_vcpu *vcpu, bool possible)
 		 (kvm_lapic_get_reg(apic, APIC_TASKPRI) & 0xf0) < p->lowest_class &&
 		 !kvm_cpu_has_extint(vcpu);
 
-	eli_hold_back(p, !direct && p->may_hold && eli_is_blocked(vcpu));
+	hold = !direct && p->may_hold && eli_is_blocked(vcpu);
+	eli_hold_back(p, hold);
+
+	/* A guest need not do what __kvm_eli_needs_eoi_exit() relies on. */
+	if (hold && test_bit(KVM_APIC_PV_EOI_PENDING, &vcpu->arch.apic_attention)) {
+		p->guarded_entry = true;
+		eli_guard_enter();
+	}
 	return direct;
 }
 EXPORT_SYMBOL_GPL(kvm_eli_may_run_direct);
@@ -492,13 +514,20 @@ static void eli_guarded_exit(struct kvm_vcpu *vcpu)
 /* Right after each exit of an armed vCPU, with IRQs off. */
 void kvm_eli_exit(struct kvm_vcpu *vcpu)
 {
-	struct kvm_eli_vcpu *ev = vcpu->arch.eli;
+	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
+	struct kvm_eli_vcpu *ev = &p->pub;
 
 	ev->host_vector = -1;
 	ev->soft_vector = -1;
 	ev->exited = true;
-	if (ev->mode != KVM_ELI_DIRECT)
+	if (ev->mode != KVM_ELI_DIRECT) {
+		if (unlikely(p->guarded_entry)) {
+			p->guarded_entry = false;
+			if (eli_guard_leave())
+				vcpu->stat.eli_guard_nmi++;
+		}
 		return;
+	}
 
 	ev->was_direct = true;
 	if (unlikely(eli_guard_leave()))

@@ -103,6 +103,7 @@ void __kvm_eli_del_producer(struct kvm *kvm, struct kvm_kernel_irqfd *irqfd);
 void __kvm_eli_routing_update(struct kvm *kvm);
 int __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 void __kvm_eli_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, int bytes);
+bool __kvm_eli_needs_eoi_exit(struct kvm_vcpu *vcpu, int vector);
 
 static inline bool kvm_eli_enabled(void)
 {
@@ -199,6 +200,12 @@ static inline bool kvm_eli_handle_fault(struct kvm_vcpu *vcpu, u8 exception,
 	       __kvm_eli_handle_fault(vcpu, exception, error_code);
 }
 
+/* Is the completion of virtual IRQ @vector, which is in service, to exit? */
+static inline bool kvm_eli_needs_eoi_exit(struct kvm_vcpu *vcpu, int vector)
+{
+	return kvm_eli_armed(vcpu) && __kvm_eli_needs_eoi_exit(vcpu, vector);
+}
+
 static inline void kvm_eli_destroy_vcpu(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->arch.eli)
@@ -264,6 +271,11 @@ static inline bool kvm_eli_armed(struct kvm_vcpu *vcpu) { return false; }
 static inline u8 kvm_eli_view(struct kvm_vcpu *vcpu) { return 0; }
 static inline void kvm_eli_prepare(struct kvm_vcpu *vcpu) { }
 static inline void kvm_eli_let_go(struct kvm_vcpu *vcpu) { }
+
+static inline bool kvm_eli_needs_eoi_exit(struct kvm_vcpu *vcpu, int vector)
+{
+	return false;
+}
 
 static inline bool kvm_eli_get_idt(struct kvm_vcpu *vcpu, struct desc_ptr *dt)
 {

@@ -172,6 +172,8 @@ struct kvm_eli_vcpu_priv {
 	/* The highest host vector, and whether it may be held back. */
 	u8 max_vector;
 	bool may_hold;
+	/* The guard looks after an entry in INJECT mode that holds IRQs back. */
+	bool guarded_entry;
 	/* ELI_OFF_VECTOR: the vector that the host uses below it, or 0. */
 	u8 blocked_by;
 	/* The IRQs that they belong to, to notice a change before each entry. */

@@ -392,6 +392,84 @@ ELI_TEST(virtual_interrupts)
 	eli_finish(ev, 2);
 }
 
+static __eli_irq void set_timer_again(struct ex_regs *regs)
+{
+	if (regs->vector == TIMER_VECTOR)
+		wrmsr(APIC_BASE_MSR + (APIC_TMICT >> 4), 200000);
+}
+
+/* arg: the address of pv_eoi */
+static void pv_eoi_guest(void)
+{
+	int i;
+
+	wrmsr(MSR_KVM_PV_EOI_EN, eli_shared.arg[0] | KVM_MSR_ENABLED);
+	eli_guest_init();
+	x2apic_write_reg(APIC_TDCR, 0xb);
+	x2apic_write_reg(APIC_LVTT, APIC_LVT_TIMER_ONESHOT | TIMER_VECTOR);
+	eli_guest_stage(1);
+	eli_guest_idle(1);
+
+	/* Nothing exits after the timer's interrupt. */
+	for (i = 1; i <= ROUNDS / 10; i++) {
+		x2apic_write_reg(APIC_TMICT, 200000);
+		while (eli_count(TIMER_VECTOR) < i)
+			eli_spin();
+		eli_guest_stage(1 + i);
+		eli_guest_idle(1 + i);
+	}
+
+	/* As the handlers of operating systems do it. */
+	WRITE_ONCE(eli_shared.after, set_timer_again);
+	x2apic_write_reg(APIC_TMICT, 200000);
+	eli_guest_idle(ROUNDS);
+	GUEST_DONE();
+}
+
+/* The timer's interrupt need not exit when it is completed, and others do. */
+ELI_TEST(pv_eoi)
+{
+	u32 count, timer, pv;
+	struct eli_dev *dev;
+	int i;
+
+	eli_pin(0);
+	eli_vm_create(ev, 1, pv_eoi_guest);
+	ev->sh->arg[0] = addr_gva2gpa(ev->vm, (vm_vaddr_t)&eli_shared.pv_eoi);
+	dev = eli_dev_add(ev, 0, DEV_VECTOR);
+	eli_thread_start(ev, 0);
+	eli_wait_stage(ev, 1);
+	eli_arm(ev, dev);
+	count = eli_host_count(ev, DEV_VECTOR);
+
+	eli_go(ev, 1);
+	for (i = 1; i <= ROUNDS / 10; i++) {
+		eli_wait_stage(ev, 1 + i);
+		eli_fire(ev, dev);
+		eli_go(ev, 1 + i);
+	}
+	TEST_ASSERT_EQ(eli_host_count(ev, DEV_VECTOR), count + ROUNDS / 10);
+	TEST_ASSERT_EQ(eli_host_count(ev, TIMER_VECTOR), ROUNDS / 10);
+
+	pv = READ_ONCE(ev->sh->pv_eois);
+	timer = eli_host_count(ev, TIMER_VECTOR);
+	for (i = 0; eli_host_count(ev, TIMER_VECTOR) < timer + ROUNDS; i++)
+		eli_fire(ev, dev);
+	timer = eli_host_count(ev, TIMER_VECTOR) - timer;
+	pv = READ_ONCE(ev->sh->pv_eois) - pv;
+	TEST_ASSERT_EQ(eli_host_count(ev, DEV_VECTOR), count + ROUNDS / 10 + i);
+	pr_info("# %u of %u interrupts of the timer completed without an exit, %d of the device meanwhile\n",
+		pv, timer, i);
+	/* VMX's preemption timer is set without KVM's looking at PV EOI. */
+	if (eli_on() &&
+	    (host_cpu_is_amd || !get_kvm_intel_param_bool("preemption_timer")))
+		TEST_ASSERT(pv >= timer / 2 && pv <= timer + 1,
+			    "%u of %u were completed without an exit", pv, timer);
+	else if (eli_on())
+		TEST_ASSERT_EQ(pv, 0);
+	eli_finish(ev, ROUNDS);
+}
+
 /* ----------------------------------------------------------- priorities */
 
 /* Steps in the order in which they happened. */

@@ -71,6 +71,11 @@ struct eli_shared {
 	u32 count[256];
 	/* called by the handler, before it counts and ends the interrupt */
 	void (*hook)(struct ex_regs *regs);
+	/* called by it afterwards */
+	void (*after)(struct ex_regs *regs);
+	/* KVM's paravirtual EOI, and how often it took the place of one */
+	u32 pv_eoi;
+	u32 pv_eois;
 	/* set by the guest for the host, in steps */
 	u32 stage;
 	/* set by the host for the guest, in steps */
@@ -237,8 +242,13 @@ static __eli_irq void eli_guest_irq(struct ex_regs *regs)
 	if (hook)
 		hook(regs);
 	eli_write(eli_shared.count[vector], eli_shared.count[vector] + 1);
-	if (vector != eli_read(eli_shared.no_eoi))
+	if (__atomic_exchange_n(&eli_shared.pv_eoi, 0, __ATOMIC_RELAXED) & 1)
+		eli_write(eli_shared.pv_eois, eli_shared.pv_eois + 1);
+	else if (vector != eli_read(eli_shared.no_eoi))
 		wrmsr(APIC_BASE_MSR + (APIC_EOI >> 4), 0);
+	hook = eli_read(eli_shared.after);
+	if (hook)
+		hook(regs);
 }
 
 /*
