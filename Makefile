@@ -43,8 +43,9 @@ modules:
 
 # T=GROUP or T=GROUP/NAME picks tests; "tests/run -l" lists them.
 T ?=
-# B=NAME picks benchmarks.
+# B=NAME picks benchmarks, C="NAME..." configurations of those of swapping.
 B ?=
+C ?=
 
 .PHONY: setup
 setup:
@@ -76,7 +77,7 @@ demo: rig
 
 .PHONY: bench
 bench: rig
-	$(Q)bench/run $(B)
+	$(Q)C="$(C)" bench/run $(B)
 
 # The debug flavour (KASAN, lockdep, kmemleak): the tests that run in L1.
 .PHONY: debug-kernel

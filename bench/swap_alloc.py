@@ -47,6 +47,6 @@ def configuration(name):
 
 def main():
     rows = []
-    for name in CONFIGS:
+    for name in swapping.pick(CONFIGS):
         rows += configuration(name)
     return rig.write_results("swap-alloc", swapping.by_metric(rows))

@@ -34,4 +34,5 @@ def configuration(name, percents=PERCENT):
 
 
 def main():
-    return swapping.compare("swap-compress", map(configuration, CONFIGS))
+    return swapping.compare("swap-compress", map(configuration,
+                                              swapping.pick(CONFIGS)))

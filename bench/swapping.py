@@ -137,6 +137,16 @@ def build_image(out, file_mib, extra_mib=64, fill=None):
            "-d", str(root), str(out))
 
 
+def pick(default):
+    """The configurations to run: C in the environment, or the default."""
+    names = os.environ.get("C", "").split() or list(default)
+    unknown = [n for n in names if n not in CONFIGS]
+    if unknown:
+        raise rig.RigError(f"no configuration {' '.join(unknown)}; there are: "
+                           f"{' '.join(CONFIGS)}")
+    return names
+
+
 class Host:
     """An L1 in one configuration, and its guests; a context manager."""
 
