@@ -583,14 +583,13 @@ int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
 static bool vswap_leave_alone(struct vswap_io *io, bool replaced)
 {
 	struct vswap_ram *ram = io->pages[0].ram;
-	unsigned int i;
+	struct vswap_page *page;
 
 	if (!vswap_is_ample(ram, current->mm))
 		return false;
-	for (i = 0; replaced && i < io->nr; i++) {
-		ram = io->pages[i].ram;
-		if (vswap_is_swapped(ram, io->pages[i].index) ||
-		    vswap_entry_is_alias(vswap_get_entry(ram, io->pages[i].index)))
+	for (page = io->pages; replaced && page < io->pages + io->nr; page++) {
+		if (vswap_is_swapped(page->ram, page->index) ||
+		    vswap_entry_is_alias(vswap_get_entry(page->ram, page->index)))
 			return false;
 	}
 	atomic64_add(io->nr, &ram->stats[VSWAP_SKIPPED_AMPLE]);

@@ -783,7 +783,7 @@ static void eli_show_vcpu(struct seq_file *m, struct kvm_vcpu *vcpu)
 		   p->pub.view, p->first, p->nr, p->may_hold ? "yes" : "no",
 		   eli_reasons[p->reason].name,
 		   p->masked_until ? ", masked" : "");
-	if (p->blocked_by)
+	if (p->reason == ELI_OFF_VECTOR && p->blocked_by)
 		seq_printf(m, ", the host uses vector %u", p->blocked_by);
 	seq_putc(m, '\n');
 	for_each_set_bit(vector, p->assigned, ELI_NR_GATES)

@@ -2661,6 +2661,24 @@ static uint64_t read_number(const char *path)
 	return strtoul(text, NULL, 10);
 }
 
+static bool make_group(const char *group)
+{
+	if (access(CGROUP "/cgroup.subtree_control", W_OK))
+		return false;
+	write_text(CGROUP "/cgroup.subtree_control", "+memory");
+	if (mkdir(group, 0755))
+		TEST_ASSERT_EQ(errno, EEXIST);
+	return true;
+}
+
+static void enter_group(const char *group)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "%d", getpid());
+	write_text(vswap_path(group, "cgroup.procs"), text);
+}
+
 /* More than the limit, of a group without swap: read and read again. */
 VSWAP_TEST(memcg)
 {
@@ -2673,11 +2691,8 @@ VSWAP_TEST(memcg)
 	uint64_t current;
 	pid_t pid;
 
-	if (access(CGROUP "/cgroup.subtree_control", W_OK))
+	if (!make_group(group))
 		SKIP(return, "no cgroup v2 at %s", CGROUP);
-	write_text(CGROUP "/cgroup.subtree_control", "+memory");
-	if (mkdir(group, 0755))
-		TEST_ASSERT_EQ(errno, EEXIST);
 	snprintf(text, sizeof(text), "%lu", limit);
 	write_text(vswap_path(group, "memory.max"), text);
 	if (!access(vswap_path(group, "memory.swap.max"), W_OK))
@@ -2686,8 +2701,7 @@ VSWAP_TEST(memcg)
 	vswap_image_create(&self->m, "big", nr, OTHER);
 	pid = VSWAP_OK(fork());
 	if (!pid) {
-		snprintf(text, sizeof(text), "%d", getpid());
-		write_text(vswap_path(group, "cgroup.procs"), text);
+		enter_group(group);
 		vswap_ram_create(&self->m, "big-ram", nr, &ram);
 		fd = vswap_image_open(&self->m, "big", O_RDWR | O_DIRECT);
 		vswap_pread(fd, ram.mem, nr, 0);
@@ -2819,20 +2833,15 @@ VSWAP_TEST(ample_memcg)
 	const char *group = CGROUP "/vswap-test";
 	struct vswap_ram *ram = &self->ram;
 	struct vswap_ram other;
-	char text[64];
 	int status;
 	pid_t pid;
 
-	if (access(CGROUP "/cgroup.subtree_control", W_OK))
+	if (!make_group(group))
 		SKIP(return, "no cgroup v2 at %s", CGROUP);
-	write_text(CGROUP "/cgroup.subtree_control", "+memory");
-	if (mkdir(group, 0755))
-		TEST_ASSERT_EQ(errno, EEXIST);
 
 	pid = VSWAP_OK(fork());
 	if (!pid) {
-		snprintf(text, sizeof(text), "%d", getpid());
-		write_text(vswap_path(group, "cgroup.procs"), text);
+		enter_group(group);
 		set_always(false);
 		expect_tracked(ram, self->image, false);
 
