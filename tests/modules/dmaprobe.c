@@ -25,6 +25,8 @@
 #include <linux/timex.h>
 #include <linux/vmalloc.h>
 
+#include "insnmark.h"
+
 #define MAX_PAGES	8192
 #define MAX_PAIRS	10000000
 
@@ -52,12 +54,14 @@ static void dmaprobe_begin(struct dmaprobe *p)
 	p->calls = 0;
 	p->ns = ktime_get_ns();
 	p->cycles = get_cycles();
+	insnmark_begin();
 }
 
 static void dmaprobe_end(struct dmaprobe *p)
 {
 	lockdep_assert_held(&p->lock);
 
+	insnmark_end();
 	p->cycles = get_cycles() - p->cycles;
 	p->ns = ktime_get_ns() - p->ns;
 }

@@ -174,9 +174,19 @@ def build_tool(name):
     """Compile tests/rig/NAME.c statically; it runs on the host and in guests."""
     out = BUILD / "rig" / name
     with locked(BUILD / "rig" / f".{name}.lock"):
-        if newer(out, RIG / f"{name}.c"):
+        if newer(out, RIG / f"{name}.c", *RIG.glob("*.h")):
             sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o",
                str(out), str(RIG / f"{name}.c"))
+    return out
+
+
+def build_plugin(name):
+    """Compile tests/rig/NAME.c as a plugin for QEMU."""
+    out = BUILD / "rig" / f"{name}.so"
+    with locked(BUILD / "rig" / f".{name}.lock"):
+        if newer(out, RIG / f"{name}.c", *RIG.glob("*.h")):
+            sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+               "-pthread", "-o", str(out), str(RIG / f"{name}.c"))
     return out
 
 
@@ -310,14 +320,15 @@ def build_modroot(kernel, modset):
 def build_test_module(kernel, name):
     """tests/modules/NAME.c as a module for the given kernel."""
     src = TOP / "tests/modules"
-    # What a module shares with the selftests that use it.
-    shared = TOP / "tools/testing/selftests/kvm/x86_64/eli_prod.h"
+    # What modules share with selftests that use them, and with the rig.
+    shared = [TOP / "tools/testing/selftests/kvm/x86_64/eli_prod.h",
+              RIG / "insnmark.h"]
     tree = BUILD / "rig" / f"modules-{kernel.name}"
     out = tree / f"{name}.ko"
     with locked(BUILD / "rig" / f".modules-{kernel.name}.lock"):
-        if newer(out, src / f"{name}.c", src / "Kbuild", shared):
+        if newer(out, src / f"{name}.c", src / "Kbuild", *shared):
             tree.mkdir(parents=True, exist_ok=True)
-            for p in [*src.iterdir(), shared]:
+            for p in [*src.iterdir(), *shared]:
                 shutil.copy2(p, tree)
             sh("make", "-C", str(kernel.kdir), f"M={tree}", "KCFLAGS=-Werror",
                "modules")
@@ -456,6 +467,8 @@ class L1:
     expected  regular expressions of complaints that the test provokes
     guest_modules   test modules (tests/modules/NAME.c) that L1 finds as
               $RIG_MODULE_DIR/NAME.ko, and L2 as /lib/NAME.ko
+    insns     an emulated L1 counts instructions, see instructions(); it gets
+              somewhat slower
     spare     an emulated L1 has one more CPU, 0, on which no program runs:
               guests on an emulated CPU 0 crash while another CPU loads FPU
               state (Documentation/rig.rst).  For tests that do not place
@@ -473,7 +486,7 @@ class L1:
     def __init__(self, name, *, modules="none", flavour=None, devices=(),
                  disks=None, append="", cpus=2, memory=4096, icount=False,
                  expected=(), iommu="intel", guest_modules=(), edus=0,
-                 spare=False):
+                 insns=False, spare=False):
         self.name = name
         self.modset = modules
         self.kernel = Kernel(flavour or os.environ.get("FLAVOUR", "release"))
@@ -496,6 +509,7 @@ class L1:
         self.accel, self.accel_why = acceleration()
         if icount:
             self.accel = "tcg"
+        self.insns = insns and self.accel == "tcg"
         # Single-threaded emulation has no such race.
         self.spare = spare and self.accel == "tcg" and not icount
         self.dir = LOGS / name
@@ -570,6 +584,9 @@ class L1:
         ]
         if self.icount:
             args += ["-icount", "shift=0,sleep=off"]
+        if self.insns:
+            args += ["-plugin", f"{build_plugin('insncount')},"
+                     f"socket={self.run_dir / 'insns'}"]
         if self.iommu == "intel":
             eim = "off" if self.icount else "on"
             args += ["-device", f"intel-iommu,intremap=on,eim={eim}"]
@@ -679,6 +696,33 @@ class L1:
         except TimeoutError as e:
             # The command says nothing, what it was to do does.
             raise TimeoutError(f"{e}; the script:\n{text}") from None
+
+    def _insncount(self):
+        if not self.insns:
+            return []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(30)
+            sock.connect(str(self.run_dir / "insns"))
+            with sock.makefile() as f:
+                return [line.split() for line in f]
+
+    def instructions(self):
+        """What each CPU has executed since it was switched on: a list of
+        (instructions of kernels, of programs, how many of both were in loops
+        that wait), those of L2 guests included.
+
+        None if they are not counted (insns not set, or real nested KVM).
+        """
+        return [tuple(map(int, line)) for line in self._insncount()
+                if line[0] != "mark"] or None
+
+    def marked_instructions(self):
+        """What was executed between marks (insnmark.h) since the last call of
+        either: a list of (instructions, how many of these were in loops that
+        wait).
+        """
+        return [(int(line[2]), int(line[3])) for line in self._insncount()
+                if line[0] == "mark"]
 
     def scan(self):
         """Complaints on the consoles of L1 and its guests."""
