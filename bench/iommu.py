@@ -17,13 +17,18 @@ through the DMA API; igb answers a packet load with the same protection.
 A guest with caching mode on is always strict: Linux refuses to batch
 invalidations then, so there is no qemu-deferred, and what -deferred and
 -optimistic defer is the host's part alone.
+
+Under emulation, the instructions for it that the guest's CPU executes are counted
+as well, by a plugin that makes it slower and therefore in runs of their own: those
+of guest, KVM and QEMU.  Those that wait, by a loop around a PAUSE, are shown for
+themselves: their number is a matter of time.
 """
 
 import statistics
 
 import rig
 from counts import Counts
-from irq import ISOLATION, KEEP_CPU_FREE
+from irq import ISOLATION, KEEP_CPU_FREE, instructions, phase, pin_irqs
 from load import Load
 
 PAGES = 1024
@@ -85,15 +90,36 @@ class Prober:
         return calls, ns, cycles, rest
 
     def pairs(self, n, runs):
-        """ns for mapping and unmapping a page: the median of runs of n."""
+        """ns for mapping and unmapping a page: the median of runs of n.
+
+        Nothing is printed before the end: QEMU would handle that on the guest's
+        CPU in the next run.
+        """
         out = self.l1.script(
-            f"{self.run} 'i=0; while [ $i -lt {runs} ]; do echo {n} >{self.dev}"
-            f"/pairs && read -r r <{self.dev}/result || exit; echo $r; "
-            f"i=$((i+1)); done' || fail pairs", timeout=600).out
+            f"{self.run} 'i=0; rm -f /tmp/pairs; while [ $i -lt {runs} ]; do "
+            f"echo {n} >{self.dev}/pairs && read -r r <{self.dev}/result && "
+            f"echo $r >>/tmp/pairs || "
+            f"exit; i=$((i+1)); done; cat /tmp/pairs' || fail pairs",
+            timeout=600).out
         results = [tuple(map(int, line.split())) for line in out.splitlines()]
         if len(results) != runs or any(calls != n for calls, _, _ in results):
             raise rig.RigError(f"pairs: not {runs} times {n} calls:\n{out}")
         return statistics.median(ns / calls for calls, ns, _ in results)
+
+    def instructions(self, runs):
+        """Those for mapping and unmapping a page: all but those that wait, and
+        those that wait.
+
+        The least of the former in runs, because ticks come in between, and the
+        median of the latter.
+        """
+        self.l1.marked_instructions()
+        self.pairs(1, runs)
+        marked = self.l1.marked_instructions()
+        if len(marked) != runs:
+            raise rig.RigError(f"{len(marked)} of {runs} runs were counted")
+        return (min(insns - waiting for insns, waiting in marked),
+                int(statistics.median(waiting for _, waiting in marked)))
 
     def counted(self, what, n, then=""):
         """The same in a counted region: (ns a call, counts, output)."""
@@ -103,8 +129,9 @@ class Prober:
         return ns / n, Counts.read(self.l1, what), rest
 
 
-def boot_guest(l1, name, cpus=1):
+def boot_guest(l1, name, cpus=1, more_args=""):
     options, append, args = GUESTS[name]
+    args += " " + more_args
     wrap = (f'-x "{rig.build_viommu_tools()}/viommu-run"'
             if "viommu" in features(name) else "")
     pin = "-p 1" if "eli" in features(name) else "-w last"
@@ -144,14 +171,48 @@ cat /sys/kernel/debug/kvm/*-*/viommu_pinned 2>/dev/null || true
 """
 
 
+def machine(name, is_guest, tag="bench.iommu.", **kwargs):
+    """L1 for one configuration."""
+    have = features(name) if is_guest else []
+    return rig.L1(tag + name, modules="+".join(have) or "distro",
+                  devices=["igb", "edu"], guest_modules=["dmaprobe"],
+                  append="iommu.strict=1 " +
+                  (ISOLATION if "eli" in have else ""), **kwargs)
+
+
+def packets(l1, prober):
+    """The NIC comes up: the load that it answers."""
+    up = "ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up"
+    l1.script(f"{prober.run} '{up}'")
+    load = Load(l1)
+    load.wait_link()
+    return load
+
+
+def count(name, boot, is_guest, tag="bench.iommu.insns.", with_packets=True):
+    """Rows of one configuration, by a plugin that makes it slower."""
+    with machine(name, is_guest, tag, insns=True) as l1:
+        rig.note(name, "once more, for its instructions")
+        # Waiting for something to do is not counted if the guest halts by itself.
+        prober = boot(l1, more_args="-overcommit cpu-pm=on") if is_guest else boot(l1)
+        work, waiting = prober.instructions(PAIR_RUNS)
+        per_packet = {}
+        if with_packets:
+            load = packets(l1, prober)
+            pin_irqs(l1, "vfio-msix" if is_guest else "eth0")
+            _, quiet = phase(l1, load, "quiet", seconds=SECONDS)
+            _, full = phase(l1, load, "window", "window", WINDOW, SECONDS)
+            _, one = phase(l1, load, "latency", "window", 1, SECONDS)
+            per_packet = instructions(quiet, full, one, programs=True)
+    return [(name, "instructions_per_map_unmap", work, ""),
+            (name, "waiting_instructions", waiting, ""),
+            *((name, metric, value, "") for metric, value in per_packet.items())]
+
+
 def measure(name, boot, is_guest):
     """Rows of one configuration in real time."""
-    have = features(name) if is_guest else []
-    ours = "viommu" in have
-    with rig.L1(f"bench.iommu.{name}", modules="+".join(have) or "distro",
-                devices=["igb", "edu"], guest_modules=["dmaprobe"],
-                append="iommu.strict=1 " +
-                (ISOLATION if "eli" in have else "")) as l1:
+    ours = is_guest and "viommu" in features(name)
+    with machine(name, is_guest) as l1:
         rig.note(name, "booting")
         prober = boot(l1)
         rig.note(name, "mapping and unmapping")
@@ -187,10 +248,7 @@ def measure(name, boot, is_guest):
             ("map_unmap", pair_ns / 1e3, "us"),
         ]
         rig.note(name, "packets")
-        up = "ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up"
-        l1.script(f"{prober.run} '{up}'")
-        load = Load(l1)
-        load.wait_link()
+        load = packets(l1, prober)
         l1.script("count_start load")
         per_s = statistics.median(
             load.run("window", SECONDS, WINDOW)["per_s"]
@@ -209,15 +267,29 @@ def measure(name, boot, is_guest):
     return [(name, *r) for r in rows]
 
 
+def configurations():
+    """{name: (boot, is_guest)}"""
+    configs = {name: (lambda l1, n=name, **kw: boot_guest(l1, n, **kw), True)
+               for name in GUESTS}
+    configs["bare"] = (lambda l1: boot_bare(l1, "DMA"), False)
+    configs["bare-deferred"] = (lambda l1: boot_bare(l1, "DMA-FQ"), False)
+    return configs
+
+
 def main():
+    configs = configurations()
     rows = []
-    for name in GUESTS:
-        rows += measure(name, lambda l1, n=name: boot_guest(l1, n), True)
-    for name, domain in (("bare", "DMA"), ("bare-deferred", "DMA-FQ")):
-        rows += measure(name, lambda l1, d=domain: boot_bare(l1, d), False)
+    for name, how in configs.items():
+        rows += measure(name, *how)
+    if rig.acceleration()[0] == "tcg":
+        for name, how in configs.items():
+            rows += count(name, *how)
     # What it is all about, relative to L1 itself.
-    for metric in ("map_unmap", "packets_per_s"):
+    for metric, short in (("map_unmap", "map_unmap"),
+                          ("instructions_per_map_unmap", "instructions"),
+                          ("instructions_per_packet", "instructions_per_packet"),
+                          ("packets_per_s", "packets_per_s")):
         values = {config: value for config, m, value, _ in rows if m == metric}
-        rows += [(config, f"{metric}_by_bare", value / values["bare"], "")
+        rows += [(config, f"{short}_by_bare", value / values["bare"], "")
                  for config, value in values.items()]
     return rig.write_results("iommu", rows)

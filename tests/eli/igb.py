@@ -32,7 +32,7 @@ def check(name, metrics, **limits):
 
 def main():
     # With the parameter off, the modules do what stock ones do.
-    off = irq.measure("eli.igb.off", "eli", "", seconds=SECONDS)
+    off = irq.measure("eli.igb.off", "eli", "", seconds=SECONDS, insns=True)
     check("eli=0", off, exits_per_irq=(1, 4), irqs_in_guest_percent=(0, 1),
           injections_per_irq=(0.8, 1.2))
     if off["counts"].total("kvm.eli_"):
@@ -45,12 +45,19 @@ def main():
     check("eli_eoi=0", some, irqs_in_guest_percent=(99, 100),
           eoi_writes_per_irq=(0.95, 1.05), injections_per_irq=(-0.05, 0.1))
 
-    full = irq.measure("eli.igb.full", "eli", "eli=1", seconds=SECONDS)
+    full = irq.measure("eli.igb.full", "eli", "eli=1", seconds=SECONDS,
+                       insns=True)
     check("eli=1", full, exits_per_irq=(-1, 0.02),
           irqs_in_guest_percent=(99, 100), eoi_writes_per_irq=(-1, 0.02),
           injections_per_irq=(-1, 0.02))
     if full["counts"]["kvm.eli_direct"] < 100:
         raise rig.RigError("the vCPU was not in DIRECT mode")
+
+    # What a packet costs the CPU; a quarter was seen.
+    for metric in ("instructions_per_packet", "instructions_per_round_trip"):
+        if metric in off and not 0 < full[metric] < 0.4 * off[metric]:
+            raise rig.RigError(f"{metric}: {full[metric]:.0f} with eli=1, "
+                               f"{off[metric]:.0f} without")
 
 
 try:
