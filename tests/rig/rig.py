@@ -170,24 +170,24 @@ def newer(target, *sources):
     return any(pathlib.Path(s).stat().st_mtime > t for s in sources)
 
 
-def build_tool(name):
-    """Compile tests/rig/NAME.c statically; it runs on the host and in guests."""
-    out = BUILD / "rig" / name
-    with locked(BUILD / "rig" / f".{name}.lock"):
+def _compile(name, suffix, *flags):
+    """tests/rig/NAME.c, built with the given flags."""
+    out = BUILD / "rig" / f"{name}{suffix}"
+    with locked(BUILD / "rig" / f".{out.name}.lock"):
         if newer(out, RIG / f"{name}.c", *RIG.glob("*.h")):
-            sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o",
+            sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", *flags, "-o",
                str(out), str(RIG / f"{name}.c"))
     return out
 
 
+def build_tool(name):
+    """Compile tests/rig/NAME.c statically; it runs on the host and in guests."""
+    return _compile(name, "", "-static")
+
+
 def build_plugin(name):
     """Compile tests/rig/NAME.c as a plugin for QEMU."""
-    out = BUILD / "rig" / f"{name}.so"
-    with locked(BUILD / "rig" / f".{name}.lock"):
-        if newer(out, RIG / f"{name}.c", *RIG.glob("*.h")):
-            sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-               "-pthread", "-o", str(out), str(RIG / f"{name}.c"))
-    return out
+    return _compile(name, ".so", "-shared", "-fPIC", "-pthread")
 
 
 def cpio_newc(entries):
