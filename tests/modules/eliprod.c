@@ -46,6 +46,8 @@
 /* Faster would leave a CPU no time for anything else. */
 #define MIN_INTERVAL_NS		(50 * NSEC_PER_USEC)
 #define MAX_INTERVAL_NS		NSEC_PER_SEC
+/* A timer that is later than this stood still with its machine. */
+#define MAX_LATE_NS		(20 * NSEC_PER_MSEC)
 
 struct eliprod {
 	/* Serializes ioctls; protects up to lock. */
@@ -66,7 +68,11 @@ struct eliprod {
 	u32 left;
 	bool bounded;
 	bool after_handled;
-	/* ktime_get_ns() when fired, until handled; 0: none is waited for */
+	/* ktime_get_ns() when the timer last expired, or was started */
+	u64 expired;
+	/* for how long it did not expire although it should have, in total */
+	u64 stood_still;
+	/* eliprod_now() when fired, until handled; 0: none is waited for */
 	u64 pending_since;
 	u64 fired;
 	u64 handled;
@@ -77,6 +83,29 @@ struct eliprod {
 	unsigned int sent_vector;
 };
 
+/* For how long the timer is too late to be running, until now. */
+static u64 eliprod_late(struct eliprod *p, u64 now)
+{
+	u64 allowed = p->interval_ns + MAX_LATE_NS;
+
+	lockdep_assert_held(&p->lock);
+
+	if (!hrtimer_active(&p->timer) || now - p->expired <= allowed)
+		return 0;
+	return now - p->expired - allowed;
+}
+
+/*
+ * The time, without that in which the machine stood still, as one does that is
+ * a guest or emulated: the CPU whose timer fires does not see it pass, either.
+ */
+static u64 eliprod_now(struct eliprod *p)
+{
+	u64 now = ktime_get_ns();
+
+	return now - p->stood_still - eliprod_late(p, now);
+}
+
 static irqreturn_t eliprod_handler(int irq, void *data)
 {
 	struct eliprod *p = data;
@@ -85,7 +114,7 @@ static irqreturn_t eliprod_handler(int irq, void *data)
 		p->handled++;
 		if (p->pending_since) {
 			p->worst_ns = max(p->worst_ns,
-					  ktime_get_ns() - p->pending_since);
+					  eliprod_now(p) - p->pending_since);
 			p->pending_since = 0;
 		} else if (p->after_handled) {
 			p->unexpected++;
@@ -153,15 +182,18 @@ static void eliprod_fire_one(struct eliprod *p)
 
 	p->fired++;
 	if (p->after_handled)
-		p->pending_since = ktime_get_ns();
+		p->pending_since = eliprod_now(p);
 	eliprod_send(p);
 }
 
 static enum hrtimer_restart eliprod_timer(struct hrtimer *timer)
 {
 	struct eliprod *p = container_of(timer, struct eliprod, timer);
+	u64 now = ktime_get_ns();
 
 	guard(raw_spinlock_irqsave)(&p->lock);
+	p->stood_still += eliprod_late(p, now);
+	p->expired = now;
 	if (!(p->after_handled && p->pending_since)) {
 		if (p->bounded && !p->left--)
 			return HRTIMER_NORESTART;
@@ -215,6 +247,7 @@ static int eliprod_fire(struct eliprod *p, void __user *arg)
 		p->interval_ns = fire.interval_ns;
 		p->bounded = fire.count;
 		p->left = fire.count;
+		p->expired = ktime_get_ns();
 	}
 	return smp_call_function_single(fire.from_cpu, eliprod_start_timer, p,
 					1);
@@ -368,7 +401,7 @@ static int eliprod_status(struct eliprod *p, void __user *arg)
 		status.unexpected = p->unexpected;
 		status.worst_ns = p->worst_ns;
 		if (p->pending_since)
-			status.pending_ns = ktime_get_ns() - p->pending_since;
+			status.pending_ns = eliprod_now(p) - p->pending_since;
 		guard(raw_spinlock)(&desc->lock);
 		mask = irq_data_get_effective_affinity_mask(data);
 		status.cpu = cpumask_first(mask);

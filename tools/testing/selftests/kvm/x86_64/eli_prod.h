@@ -44,7 +44,10 @@ struct eliprod_status {
 	__u64 handled;
 	/* of these, ones that were not waited for */
 	__u64 unexpected;
-	/* between firing and handling, of those fired with AFTER_HANDLED */
+	/*
+	 * between firing and handling, of those fired with AFTER_HANDLED; as
+	 * below, without the time in which from_cpu stood still
+	 */
 	__u64 worst_ns;
 	/* for how long the last of these is not handled yet, or 0 */
 	__u64 pending_ns;
