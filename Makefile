@@ -67,9 +67,13 @@ rig:
 selftests: kernel
 	$(Q)scripts/build-selftests.sh "$(FEATURES)"
 
+# No test begins that would not end in so many minutes from now, see tests/run.
+MINUTES ?= 80
+CHECK_START := $(shell date +%s)
+
 .PHONY: check
 check: rig
-	$(Q)tests/run $(T)
+	$(Q)tests/run -m $$(($(MINUTES) - ($$(date +%s) - $(CHECK_START)) / 60)) $(T)
 
 .PHONY: demo
 demo: rig

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the patches of every combination of features apply, and pairs of them build
 # kind: host
+# tier: 2
+# takes: 284
 # timeout: 1800
 # cores: 2
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: scripts are shellcheck-clean, Python compiles, every file has its licence
 # kind: host
+# tier: 1
+# takes: 12
 # timeout: 200
 
 set -euo pipefail

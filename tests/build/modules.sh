@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the modules build, are not rebuilt without need, and mismatches are named
 # kind: host
+# tier: 1
+# takes: 60
 # timeout: 1800
 # cores: 2
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: what this machine lacks is said in one sentence, before anything changes
 # kind: host
+# tier: 2
+# takes: 7
 # timeout: 120
 
 set -euo pipefail

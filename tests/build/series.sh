@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the upstream series applies, builds at each step and is clean, and what is not is named
 # kind: host
+# tier: 2
+# takes: 712
 # timeout: 2400
 #
 # Verify that scripts/series.sh accepts this checkout's patches, and that it

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: exitless interrupts survive migrating vCPUs, re-routed and unplugged devices, kills and reloads under load
 # kind: host
+# tier: 2
+# takes: 180
 # timeout: 900
 # cores: 2
 """Random churn: tests/eli/churn.py [SECONDS [SEED]]

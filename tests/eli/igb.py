@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: an unmodified guest takes and completes the interrupts of an assigned NIC without exits
 # kind: host
+# tier: 1
+# takes: 250
 # timeout: 900
 # cores: 2
 """What ELI is for, by counts: stock behavior, delivery alone, and both."""

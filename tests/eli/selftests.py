@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a guest sees no difference with exitless interrupts on, without exitless completion and off, and the host loses no interrupt
 # kind: host
+# tier: 1
+# takes: 120
 # timeout: 1800
 # cores: 2
 """Run the selftests of exitless interrupts: selftests.py [CONFIG|TEST...]

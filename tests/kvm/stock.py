@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the kernel's own KVM selftests give the same with the distribution's modules and with ours
 # kind: host
+# tier: 1
+# takes: 641
 # timeout: 7200
 # cores: 2
 """Verify that stock KVM behaves as before: tests/kvm/stock.py [NAME...]

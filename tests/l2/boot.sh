@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: our modules load, run an unmodified guest, unload and load again
 # kind: l1
+# tier: 1
+# takes: 60
 # timeout: 400
 # l1: modules=none spare=1
 

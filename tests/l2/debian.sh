@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a full Debian guest boots systemd and runs commands
 # kind: host
+# tier: 2
+# takes: 90
 # timeout: 900
 # cores: 2
 

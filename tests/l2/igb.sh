@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: an assigned igb carries packets to an unmodified guest and is given back
 # kind: host
+# tier: 1
+# takes: 65
 # timeout: 400
 # cores: 2
 

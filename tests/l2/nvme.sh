@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: an assigned NVMe disk is read by an unmodified guest, with MSI-X
 # kind: l1
+# tier: 2
+# takes: 40
 # timeout: 300
 # l1: modules=none devices=nvme
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: make install puts the modules before the stock ones, refuses what cannot work, and uninstall reverses it
 # kind: host
+# tier: 2
+# takes: 93
 # timeout: 600
 #
 # Verify "make install" and "make uninstall" in a DESTDIR with the downloaded

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: L1 boots, and commands in it give back output, status and files
 # kind: host
+# tier: 1
+# takes: 17
 # timeout: 300
 # cores: 2
 

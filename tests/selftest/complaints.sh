@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a kernel complaint on a console, and a crash of L1, fail the run
 # kind: host
+# tier: 1
+# takes: 100
 # timeout: 400
 # cores: 2
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: "make demo" shows that interrupts cost no exits
 # kind: host
+# tier: 1
+# takes: 200
 # timeout: 900
 # cores: 2
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the emulator's plugin counts the instructions that were executed
 # kind: host
+# tier: 2
+# takes: 14
 # timeout: 300
 # cores: 2
 

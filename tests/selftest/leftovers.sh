@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a killed harness leaves neither a process nor a socket behind
 # kind: host
+# tier: 2
+# takes: 30
 # timeout: 200
 # cores: 2
 

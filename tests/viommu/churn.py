@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: the in-kernel IOMMU survives kills, unbound devices, rebound drivers and reloads under load
 # kind: host
+# tier: 2
+# takes: 150
 # timeout: 900
 # cores: 2
 """Random churn: tests/viommu/churn.py [SECONDS [SEED]]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: an unmodified guest protects itself by the in-kernel IOMMU: counts, traffic, a blocked DMA
 # kind: host
+# tier: 1
+# takes: 400
 # timeout: 1800
 # cores: 2
 """What the in-kernel IOMMU is for, by counts, with unmodified Debian and QEMU.

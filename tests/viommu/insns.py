@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a guest with a sidecore maps pages for hardly more instructions than the host itself
 # kind: host
+# tier: 2
+# takes: 160
 # timeout: 900
 # cores: 2
 """What mapping and unmapping a page costs the guest's CPU, by instructions."""

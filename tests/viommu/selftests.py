@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a guest's IOMMU does what the VT-d specification says, and is not there if off
 # kind: host
+# tier: 1
+# takes: 380
 # timeout: 3600
 # cores: 2
 """Run the selftests of the in-kernel IOMMU: selftests.py [CONFIG|TEST...]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: viommu-run, viommu-dmar and the preloaded library do what they say, without KVM
 # kind: host
+# tier: 2
+# takes: 6
 # timeout: 300
 
 set -euo pipefail

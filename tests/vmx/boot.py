@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: our kvm-intel loads on VMX with EPT, unrestricted guest and VPID, unloads and loads again
 # kind: host
+# tier: 1
+# takes: 100
 # timeout: 900
 """Verify that the rebuilt modules find VMX and use what it offers."""
 

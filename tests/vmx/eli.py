@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: on VMX, assigned interrupts reach a guest without exits, a guest sees no other difference, and the host loses no interrupt
 # kind: host
+# tier: 1
+# takes: 600
 # timeout: 1200
 """Run the selftests of exitless interrupts on VMX: eli.py [PROGRAM:CASE...]
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: on VMX, guests overwrite swapped out pages without reading them, and nothing is lost by that
 # kind: host
+# tier: 2
+# takes: 150
 # timeout: 900
 """Run the selftest of VSwapper's Preventer on EPT: preventer.py [CASE...]
 

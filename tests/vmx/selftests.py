@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: stock KVM selftests, and host interrupts in a spinning guest, give the same on VMX with the distribution's and our modules
 # kind: host
+# tier: 2
+# takes: 190
 # timeout: 900
 """Verify that the rebuilt kvm-intel behaves as the distribution's.
 

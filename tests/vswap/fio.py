@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: fio reads back what it wrote to an image from RAM files, and leaves what it leaves in a plain file
 # kind: host
+# tier: 2
+# takes: 45
 # timeout: 900
 # cores: 2
 """fio on an image of kvm_vswap, with its buffers in RAM files: fio.py [SEED]

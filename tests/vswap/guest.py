@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: a guest has the right memory and disk under reclaim, with all kinds of disks, snapshots, balloon, migration and kills
 # kind: host
+# tier: 1
+# takes: 550
 # timeout: 3000
 # cores: 2
 """Unmodified guests and QEMU with VSwapper: guest.py [CASE...] [CHECKS]

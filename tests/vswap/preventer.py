@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: guests overwrite swapped out pages without reading them, and nothing is lost by that
 # kind: host
+# tier: 2
+# takes: 35
 # timeout: 1800
 # cores: 2
 """Run the selftest of the Preventer: preventer.py [-s SECONDS] [CASE...]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: memory and images of kvm_vswap have the right content, with swap, without, and under errors
 # kind: host
+# tier: 1
+# takes: 170
 # timeout: 3600
 # cores: 2
 """Run the selftests of VSwapper: selftests.py [CONFIG|TEST...]

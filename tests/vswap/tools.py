@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # desc: vswap reports what processes do with RAM files, as text, JSON and for Prometheus
 # kind: host
+# tier: 2
+# takes: 45
 # timeout: 600
 """Run the selftest of tools/kvm/vswap, here and with RAM files in an L1."""
 
