@@ -62,11 +62,4 @@ def main():
                                f"{off[metric]:.0f} without")
 
 
-try:
-    main()
-except rig.Skip as e:
-    print(f"SKIP: {e}")
-    sys.exit(4)
-except rig.RigError as e:
-    print(f"FAIL: {e}")
-    sys.exit(1)
+rig.main(main)

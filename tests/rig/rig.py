@@ -59,6 +59,21 @@ class Skip(Exception):
     """This cannot be run here, for the reason given."""
 
 
+def main(run, what=""):
+    """The end of a test script: run it, and exit with the status of a test.
+
+    what is said of a failure in front of its reason.
+    """
+    try:
+        sys.exit(run())
+    except Skip as e:
+        print(f"SKIP: {e}")
+        sys.exit(4)
+    except (RigError, TimeoutError) as e:
+        print(f"FAIL: {what}{': ' if what else ''}{e}")
+        sys.exit(1)
+
+
 # ---------------------------------------------------------------- consoles
 
 # What no run may print.  The names are the kernel's own report headers.

@@ -45,4 +45,4 @@ def main():
     return 0
 
 
-sys.exit(main())
+rig.main(main)

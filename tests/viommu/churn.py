@@ -198,11 +198,4 @@ def main():
     print(f"done: {churn.done}")
 
 
-try:
-    main()
-except rig.Skip as e:
-    print(f"SKIP: {e}")
-    sys.exit(4)
-except (rig.RigError, TimeoutError) as e:
-    print(f"FAIL: seed {SEED}: {e}")
-    sys.exit(1)
+rig.main(main, f"seed {SEED}")

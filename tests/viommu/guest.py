@@ -240,11 +240,4 @@ def main():
             run(name, *args, **kwargs)
 
 
-try:
-    main()
-except rig.Skip as e:
-    print(f"SKIP: {e}")
-    sys.exit(4)
-except rig.RigError as e:
-    print(f"FAIL: {e}")
-    sys.exit(1)
+rig.main(main)

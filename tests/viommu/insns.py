@@ -39,11 +39,4 @@ def main():
         raise rig.RigError("more than a quarter of the trapping unit's")
 
 
-try:
-    main()
-except rig.Skip as e:
-    print(f"SKIP: {e}")
-    sys.exit(4)
-except rig.RigError as e:
-    print(f"FAIL: {e}")
-    sys.exit(1)
+rig.main(main)

@@ -127,7 +127,4 @@ def judge(out, sets):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except rig.RigError as error:
-        sys.exit(f"FAIL: {error}")
+    rig.main(main)

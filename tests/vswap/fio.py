@@ -152,7 +152,4 @@ seek={PART_MIB * 256 // 2} conv=notrunc 2>/dev/null""")
     return 0
 
 
-try:
-    sys.exit(main())
-except rig.RigError as e:
-    sys.exit(f"FAIL: {e}")
+rig.main(main)

@@ -512,11 +512,4 @@ unload_kvm || fail "kvm does not unload"
     return 0
 
 
-try:
-    sys.exit(main())
-except rig.Skip as e:
-    print(f"SKIP: {e}")
-    sys.exit(4)
-except (rig.RigError, TimeoutError) as e:
-    print(f"FAIL: {e}")
-    sys.exit(1)
+rig.main(main)

@@ -93,7 +93,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except rig.RigError as error:
-        sys.exit(f"FAIL: {error}")
+    rig.main(main)

@@ -54,7 +54,4 @@ mount -t kvm_vswap -o lower=/run/lower none /run/vswap
     return 0 if ok else 1
 
 
-try:
-    sys.exit(main())
-except rig.RigError as e:
-    sys.exit(f"FAIL: {e}")
+rig.main(main)
