@@ -50,7 +50,7 @@ import rig  # pylint: disable=wrong-import-position
 # the others are compared with.
 CONFIGS = [
     ("distro", "distro", ""),
-    ("none", "none", ""),
+    ("off", "eli+viommu+vswap", ""),
     ("on", "eli+viommu+vswap", "eli=1 viommu=1 sidecore_cpus=1 vswap=1"),
 ]
 
