@@ -75,6 +75,15 @@ CHECK_START := $(shell date +%s)
 check: rig
 	$(Q)tests/run -m $$(($(MINUTES) - ($$(date +%s) - $(CHECK_START)) / 60)) $(T)
 
+# QEMU with patches/qemu/, and a guest whose intel-iommu is KVM's unit.
+.PHONY: qemu
+qemu: setup
+	$(Q)scripts/build-qemu.sh
+
+.PHONY: check-qemu
+check-qemu: rig qemu
+	$(Q)tests/viommu/guest.py qemu
+
 .PHONY: demo
 demo: rig
 	$(Q)bench/demo.py

@@ -12,6 +12,7 @@ alleviate: exitless interrupts, sidecore vIOMMU and VSwapper for KVM
   make series           write the upstream series to build/series/
   make series-check     prove that it applies, builds at each step and is clean
   make selftests        build the kernel's own KVM selftests
+  make check-qemu       build QEMU with patches/qemu, and run a guest in it
   make debug-kernel     build the KASAN and lockdep kernel (half an hour)
   make check-debug      the tests in L1 on a KASAN and lockdep kernel
   make setup            install missing tools (root); make system-changes lists

@@ -3,12 +3,15 @@
 #
 # Prepare this machine for building and testing:
 #
-#	setup.sh [check|install|undo|list]
+#	setup.sh [check|install|undo|list] [tests|qemu]
 #
 # check		say in one sentence what is wrong, if anything; change nothing
 # install	check, then install the missing packages (the default)
 # list		print what an earlier install added
 # undo		take back what an earlier install added ("make distclean-system")
+#
+# tests		what only the tests need is checked, too
+# qemu		with what QEMU is built with
 #
 # Only tools are installed, as packages.  Kernel source, headers and image are
 # downloaded and unpacked below build/ by fetch-kernel.sh.  QEMU must be 9.0 or
@@ -39,6 +42,8 @@ PACKAGES=(
 	# the Intel flavour of L1
 	bochs bochs-term xorriso isolinux syslinux-common
 )
+# to build a patched QEMU, see build-qemu.sh
+QEMU_BUILD_PACKAGES=(libglib2.0-dev ninja-build pkgconf python3-venv)
 QEMU_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils
 	       seabios ipxe-qemu)
 
@@ -285,6 +290,7 @@ undo()
 	rm -rf "$STATE"
 }
 
+[[ ${2:-} != qemu ]] || PACKAGES+=("${QEMU_BUILD_PACKAGES[@]}")
 case ${1:-install} in
 check) check "${2:-}" ;;
 install) check "${2:-}"; install_all ;;

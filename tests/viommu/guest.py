@@ -13,6 +13,10 @@ with Intel's IOMMU and on one with AMD's.  Drivers of IOMMUs that tell the owner
 of a domain about blocked DMA, as AMD's does, are played by tests/modules/
 iommufault.c, because QEMU's IOMMUs do not make them: the guest finds what is
 reported in its own log.
+
+"qemu", which runs if it is named, is QEMU with patches/qemu/, whose intel-iommu is
+KVM's unit: no viommu-run, and QEMU's own devices are behind the unit as well.
+"make check-qemu" builds that first.
 """
 
 import pathlib
@@ -32,6 +36,21 @@ IDLE = 5
 
 # Nobody maps it.
 STRAY = 0x7654321000
+
+# virtio-serial is behind the unit, too.
+X_KVM = ("-device intel-iommu,x-kvm=on,intremap=off "
+         "-global virtio-serial-pci.disable-legacy=on "
+         "-global virtio-serial-device.iommu_platform=on")
+ACCESS_PLATFORM = 33    # VIRTIO_F_ACCESS_PLATFORM
+# Machine, properties of intel-iommu (and options), and what QEMU says.
+REFUSED = [
+    ("accel=tcg", "intremap=off", "needs KVM"),
+    ("accel=kvm,kernel-irqchip=split", "intremap=on", "no interrupt remapping"),
+    ("accel=kvm", "intremap=off,x-scalable-mode=on", "scalable mode"),
+    ("accel=kvm", "intremap=off,snoop-control=on", "snoop control"),
+    ("accel=kvm", "intremap=off,device-iotlb=on", "device TLBs"),
+    ("accel=kvm", "intremap=off -only-migratable", "not migrated"),
+]
 
 # edu in the guest writes where it must not: an address that is not mapped, and
 # a page that it may only read.
@@ -57,14 +76,13 @@ true
 """
 
 
-def boot(l1, options, run_options=""):
+def boot(l1, options, run, args=""):
     """A guest with igb and edu behind the unit; edu is dmaprobe's."""
-    run = f"{rig.build_viommu_tools()}/viommu-run {run_options}"
     l1.script(f"""
 load_kvm {options}
 igb=$(bind_vfio igb)
 edu=$(bind_vfio edu)
-l2_start g -w last -x "{run}" -a "{iommu.STRICT}" -- \
+l2_start g -w last -x "{run}" -a "{iommu.STRICT}" -- {args} \
 	-device vfio-pci,host=$igb,addr=0x10 -device vfio-pci,host=$edu,addr=0x11
 l2_wait g 400
 """, timeout=500)
@@ -90,8 +108,11 @@ awk '$1 == "viommu_shadow_leaf" { print $2, $3, $4 }' /proc/slabinfo
     return active * (size + 8)
 
 
-def map_and_unmap(l1, prober, polled):
-    """Exits and pins of PAGES single-page mappings."""
+def map_and_unmap(l1, prober, polled, others=0.01):
+    """Exits and pins of PAGES single-page mappings.
+
+    others is how many mappings of other devices there may be for each.
+    """
     # In its stride: a guest that just started to map exits a few times.
     prober.do("pairs", 200)
     before, memory = stat(l1, "pinned"), shadow_memory(l1)
@@ -112,7 +133,8 @@ def map_and_unmap(l1, prober, polled):
         check(f"exits to user space per {what}",
               counts["kvm.mmio_exits"] / PAGES, 0, 0)
         check(f"invalidations per {what}",
-              counts["kvm.viommu_iotlb_invalidations"] / PAGES, 1, 1.01)
+              counts["kvm.viommu_iotlb_invalidations"] / PAGES,
+              1, 1 + others)
 
 
 def traffic(l1):
@@ -205,15 +227,46 @@ done
           (after[2] - before[2]) / scale, 0, 1)
 
 
-def run(name, options, run_options="", *, polled, host="intel"):
+def refusals(l1, qemu, options):
+    """What the patched QEMU cannot do is refused by one sentence."""
+    l1.script(f"load_kvm {options}")
+    for machine, properties, words in REFUSED:
+        res = l1.run(f"timeout 60 {qemu} -nodefaults -display none -S "
+                     f"-machine q35,{machine} "
+                     f"-device intel-iommu,x-kvm=on,{properties}", check=False)
+        said = res.err.strip().splitlines()
+        if res.status != 1 or not said or words not in said[0]:
+            raise rig.RigError(f"x-kvm=on,{properties} with {machine}: status "
+                               f"{res.status}, {res.err}")
+    print(f"  refused: {len(REFUSED)} configurations")
+
+
+def own_devices(l1):
+    """Devices that QEMU emulates translate: the agent's answers come that way."""
+    features = l1.script("l2_run g 'cat /sys/bus/virtio/devices/virtio0/features'"
+                         ).out.strip()
+    if features[ACCESS_PLATFORM] != "1":
+        raise rig.RigError("virtio-serial does not use the platform's IOMMU: "
+                           f"{features}")
+    data = l1.script(f"l2_run g 'dmesg | head -c {1 << 16}'").out
+    print(f"  virtio-serial is behind the unit; {len(data)} bytes")
+
+
+def run(name, options, run_options="", *, polled, host="intel", qemu=None):
     print(f"{name}:", flush=True)
+    run_qemu = (f"env PATH={qemu.parent}:/usr/bin:/bin" if qemu else
+                f"{rig.build_viommu_tools()}/viommu-run {run_options}")
     with rig.L1(f"viommu.guest.{name}", modules="viommu", iommu=host,
                 devices=["igb", "edu"], append="iommu.strict=1 slab_nomerge",
                 guest_modules=["dmaprobe", "iommufault"]) as l1:
-        prober = boot(l1, options, run_options)
-        map_and_unmap(l1, prober, polled)
+        if qemu:
+            refusals(l1, qemu, options)
+        prober = boot(l1, options, run_qemu, X_KVM if qemu else "")
+        map_and_unmap(l1, prober, polled, 0.1 if qemu else 0.01)
         traffic(l1)
         stray_dma(l1, host)
+        if qemu:
+            own_devices(l1)
         if polled:
             l1.script("l2_run g 'ip link set eth0 down'")
             idle(l1)
@@ -235,6 +288,10 @@ def main():
         "amd": (("viommu=1 sidecore_cpus=0 viommu_poll_us=100000",),
                 {"polled": True, "host": "amd"}),
     }
+    if "qemu" in wanted:
+        qemu = rig.sh(str(TOP / "scripts/build-qemu.sh")).splitlines()[-1]
+        runs["qemu"] = runs["sidecore"][0], {"polled": True,
+                                             "qemu": pathlib.Path(qemu)}
     for name, (args, kwargs) in runs.items():
         if not wanted or name in wanted:
             run(name, *args, **kwargs)
