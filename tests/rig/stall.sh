@@ -12,7 +12,8 @@
 
 set -euo pipefail
 
-EMULATORS='qemu-system-x86|bochs-bin|bochs'
+# As the kernel has them, of 15 characters at the most.
+EMULATORS=(qemu-system-x86 bochs-bin bochs)
 
 [[ $# -ge 3 && $1 =~ ^[0-9.]+$ && $2 =~ ^[0-9.]+$ ]] || {
 	sed -n '4,/^$/s/^# \{0,1\}//p' "$0" >&2
@@ -22,7 +23,11 @@ seconds=$1 every=$2
 
 signal()
 {
-	pkill "-$1" -u "$EUID" -x "$EMULATORS" || true
+	local name
+
+	for name in "${EMULATORS[@]}"; do
+		pkill "-$1" -u "$EUID" -x "$name" || true
+	done
 }
 
 stall()
