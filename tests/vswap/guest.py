@@ -3,7 +3,7 @@
 # desc: a guest has the right memory and disk under reclaim, with all kinds of disks, snapshots, balloon, migration and kills
 # kind: host
 # tier: 1
-# takes: 550
+# takes: 800
 # timeout: 3000
 # cores: 2
 """Unmodified guests and QEMU with VSwapper: guest.py [CASE...] [CHECKS]
@@ -91,8 +91,15 @@ echo {limit} >memory.max
 touch /run/reclaim
 (
 	trap - EXIT
+	# Less and less, until pages come back, and then as much as does: a fixed
+	# pace leaves a slow machine nothing to do but swap.
+	base=$(<memory.current)
 	while [[ -e /run/reclaim ]]; do
-		echo 8M >memory.reclaim
+		n=$(( $(<memory.current) - base ))
+		(( n > 256 << 10 )) || n=$((2 << 20))
+		(( n < 8 << 20 )) || n=$((8 << 20))
+		echo $n >memory.reclaim
+		base=$(<memory.current)
 		sleep 0.5
 	done
 ) >/dev/null 2>&1 &
