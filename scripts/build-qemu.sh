@@ -6,7 +6,7 @@
 #	build-qemu.sh		prints the path of the program
 #
 # The source is that of the installed QEMU, from the mirror that apt already uses.
-# Only what tests/viommu/qemu.py needs is built: an x86 machine with KVM and VFIO.
+# Only what tests/viommu/guest.py needs is built: an x86 machine with KVM and VFIO.
 # Nothing is installed but packages to build with (make distclean-system).
 
 . "$(dirname "$0")/common.sh"
@@ -107,7 +107,7 @@ done
 # Debian's source is without the firmware that it packages elsewhere.
 sed -i 's/^\( *unpack_edk2_blobs = \)bzip2.found()/\1false/' "$out/src/meson.build"
 
-note BUILD "QEMU $upstream with patches/qemu/$series (10 minutes, log: $log)" >&2
+note BUILD "QEMU $upstream with patches/qemu/$series (12 minutes, log: $log)" >&2
 mkdir -p "$out/build"
 (
 	cd "$out/build"
