@@ -61,6 +61,12 @@ static int eli_alloc_vector(int cpu, unsigned int *vector)
 		return -EIO;
 	}
 
+	/*
+	 * The last IRQ that had the vector may have been freed while an interrupt
+	 * was on its way.  The core lets it go by, but not if the vector is in use
+	 * again, and IRQs without a handler are complained about.
+	 */
+	irq_set_handler(virq, handle_edge_irq);
 	*vector = irqd_cfg(data)->vector;
 	return virq;
 }
