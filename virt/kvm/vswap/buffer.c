@@ -464,8 +464,9 @@ static int vswap_write(struct vswap_ram *ram, pgoff_t index,
 		return -EEXIST;
 
 	buffer = vswap_buffer(ram, index);
-	if (whole && !memchr_inv(data, 0, PAGE_SIZE)) {
-		/* By far the most frequent, and nothing has to be kept for it. */
+	if (whole && (data == page_address(ZERO_PAGE(0)) ||
+		      !memchr_inv(data, 0, PAGE_SIZE))) {
+		/* Nothing has to be kept for it. */
 		if (buffer)
 			vswap_remove_buffer(ram, index);
 		vswap_clear_page(ram, index);

@@ -188,6 +188,13 @@ static bool vswap_string(struct kvm_vcpu *vcpu, gpa_t page,
 	if (!access->len)
 		return false;
 
+	/* By far the most frequent: a page is cleared. */
+	if (ctxt->b > 0xa5 &&
+	    !(kvm_rax_read(vcpu) & GENMASK_ULL(access->size * 8 - 1, 0))) {
+		access->data = page_address(ZERO_PAGE(0));
+		return true;
+	}
+
 	*buf = (void *)__get_free_page(GFP_KERNEL_ACCOUNT);
 	if (!*buf)
 		return false;
