@@ -12,7 +12,7 @@ GUEST_MIB = 256
 FILE_MIB = 64
 PERCENT = (100, 50, 37, 25)
 CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap",
-           "ample-always")
+           "ample-small", "ample-always")
 
 # Data that was not read yet each time; what was written is on disk at the end.
 COMPRESS = """echo 3 >/proc/sys/vm/drop_caches

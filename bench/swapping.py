@@ -11,8 +11,9 @@ up.  The image is a file of an ext4 on the former.
   vswap    VSwapper
   balloon  the guest was told, and gave the memory up beforehand
   zram     as stock, but swap is compressed memory; not run by default
-  ample    enough real memory; ample-vswap: with VSwapper; ample-always: which
-           tracks pages nevertheless (vswap_always=1)
+  ample    enough real memory; ample-vswap: with VSwapper; ample-small: without its
+           huge pages (huge=never); ample-always: which tracks pages
+           nevertheless (vswap_always=1)
 
 Before, the guest writes to the memory that it believes to have, as a guest that
 has been up for a while did, and drops its caches.
@@ -37,6 +38,7 @@ CONFIGS = {
     "zram": ("distro", "", False),
     "ample": ("distro", "", False),
     "ample-vswap": ("vswap", "vswap=1", True),
+    "ample-small": ("vswap", "vswap=1", True),
     "ample-always": ("vswap", "vswap=1 vswap_always=1", True),
 }
 
@@ -76,7 +78,10 @@ for d in image swap; do
 done
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 load_kvm $options
-[[ $vswap == 0 ]] || mount -t kvm_vswap -o lower=/run/mnt none /run/vswap
+huge=advise
+[[ $config != *-small ]] || huge=never
+[[ $vswap == 0 ]] ||
+	mount -t kvm_vswap -o lower=/run/mnt,huge=$huge none /run/vswap
 set +e
 """
 
@@ -90,7 +95,7 @@ dir=/run/mnt
 memory=() machine=()
 if [[ $vswap == 1 ]]; then
 	dir=/run/vswap
-	memory=(-object "memory-backend-file,id=m,size=${guest_mib}M,mem-path=/run/vswap/ram$g,share=on")
+	memory=(-object "memory-backend-file,id=m,size=${guest_mib}M,mem-path=/run/vswap/ram$g,share=on,align=2M")
 	machine=(-M memory-backend=m)
 fi
 l2_start g$g -m $guest_mib -c $cpus "${machine[@]}" -- "${memory[@]}" \

@@ -69,7 +69,7 @@ esac || fail "no image"
 START = """
 echo $BASHPID >/sys/fs/cgroup/vm/cgroup.procs
 l2_start {guest} -c 2 -m {mib} -M memory-backend=m -a "{append}" -- \\
-	-object memory-backend-file,id=m,size={mib}M,mem-path=/run/vswap,share=on \\
+	-object memory-backend-file,id=m,size={mib}M,mem-path=/run/vswap,share=on,align=2M \\
 	-drive if=none,id=d,file=/run/vswap/{name}.img,format={format},cache={cache},aio={aio},discard=unmap,detect-zeroes=unmap \\
 	{device} -device virtio-balloon-pci {more}
 echo $BASHPID >/sys/fs/cgroup/cgroup.procs
@@ -152,6 +152,12 @@ class Vm:
         vms = json.loads(out)["vms"]
         # The guest's memory, not ROMs and the like.
         return max(vms, key=lambda v: v["pages"])
+
+    def huge_mib(self):
+        """How much of RAM files is mapped by huge entries of page tables."""
+        out = self.l1.script(f"""awk '/^ShmemPmdMapped/ {{ print $2 }}' \
+/proc/$(l2_pid {self.guest})/smaps_rollup""").out
+        return int(out) >> 10
 
     def run(self, checks):
         """Start the checker, which goes on until it is waited for."""
@@ -387,7 +393,7 @@ l2_run {vm.guest} 'sha256sum /mnt/file; sha256sum /mnt/file'
 
 
 def case_ide(l1, checks):
-    """Raw, threads, page cache of the host; IDE (AHCI); ample memory, then short."""
+    """Raw, threads, page cache of the host; AHCI; ample memory, then short."""
     l1.script("echo N >/sys/module/kvm/parameters/vswap_always")
     vm = Vm(l1, "g-ide", fmt="raw", aio="threads", cache="writeback", disk="ide",
             short=False)
@@ -398,9 +404,14 @@ def case_ide(l1, checks):
           f"{stat['aliases']} aliases", flush=True)
     if stat["aliases"] or stat["skipped_ample"] < 1000:
         raise rig.RigError(f"{vm.name}: memory is not ample")
+    before = vm.huge_mib()
     vm.squeeze()
     vm.progress(vm.progress(0) + checks // 8)
     vm.exercise(stat)
+    after = vm.huge_mib()
+    print(f"  {vm.name}: {before} MiB in huge pages, {after} later", flush=True)
+    if before < GUEST_MIB // 4 or after >= before:
+        raise rig.RigError(f"{vm.name}: huge pages are not made or not split")
     n = vm.wait()
     print(f"  {vm.name}: {n} pages compared", flush=True)
     l1.script("echo Y >/sys/module/kvm/parameters/vswap_always")

@@ -10,9 +10,10 @@
  * Lock order:
  *
  *   lock of a page (vswap_page_lock())
- *     lock of a folio
- *       vswap_region.lock
- *         xa_lock of images' and RAM files' arrays
+ *     vswap_ram.huge_lock
+ *       lock of a folio
+ *         vswap_region.lock
+ *           xa_lock of images' and RAM files' arrays
  *
  * A page that is locked is the only one that its task holds, unless it got the
  * others by mutex_trylock().
@@ -27,6 +28,12 @@
 static struct vswap_chunk *vswap_chunk(struct vswap_ram *ram, pgoff_t index)
 {
 	return xa_load(&ram->chunks, index >> VSWAP_CHUNK_SHIFT);
+}
+
+/* Whether the page, or another of its chunk, was ever tracked. */
+bool vswap_has_chunk(struct vswap_ram *ram, pgoff_t index)
+{
+	return vswap_chunk(ram, index);
 }
 
 static u32 vswap_page_id(struct vswap_chunk *chunk, pgoff_t index)
@@ -92,8 +99,10 @@ static struct vswap_chunk *vswap_make_chunk(struct vswap_ram *ram,
 		goto free;
 
 	/* Pages of a chunk have locks of their own: two can get here. */
+	down_write(&ram->huge_lock);
 	old = xa_cmpxchg(&ram->chunks, index >> VSWAP_CHUNK_SHIFT, NULL, chunk,
 			 GFP_KERNEL_ACCOUNT);
+	up_write(&ram->huge_lock);
 	if (old) {
 		xa_erase(&ram->mnt->chunks, chunk->id);
 		vswap_free_chunk(chunk);

@@ -133,6 +133,7 @@ static struct vswap_buffer *vswap_add_buffer(struct vswap_ram *ram,
 					     pgoff_t index)
 {
 	struct vswap_buffer *buffer;
+	int ret;
 
 	lockdep_assert_held(vswap_page_lock(ram, index));
 
@@ -144,9 +145,13 @@ static struct vswap_buffer *vswap_add_buffer(struct vswap_ram *ram,
 		goto free;
 	buffer->memcg = get_mem_cgroup_from_mm(current->mm);
 	buffer->begin = ktime_get_ns();
-	if (xa_insert(&ram->buffers, index, buffer, GFP_KERNEL_ACCOUNT))
+	down_write(&ram->huge_lock);
+	ret = xa_insert(&ram->buffers, index, buffer, GFP_KERNEL_ACCOUNT);
+	if (!ret)
+		atomic_inc(&ram->nr_buffers);
+	up_write(&ram->huge_lock);
+	if (ret)
 		goto put;
-	atomic_inc(&ram->nr_buffers);
 	return buffer;
 
 put:
@@ -414,13 +419,18 @@ static void vswap_complete_buffer(struct vswap_ram *ram, pgoff_t index,
 		vswap_remove_buffer(ram, index);
 }
 
-/* Whether the content of a page is elsewhere. */
+/*
+ * Whether the content of a page is elsewhere.  A huge page that was swapped out as
+ * one would have to be read to drop a part of it, and can come back as one, which is
+ * mapped as a whole.
+ */
 static bool vswap_is_absent(struct vswap_ram *ram, pgoff_t index)
 {
 	void *page = xa_load(&ram->mapping->i_pages, index);
 
-	return page ? xa_is_value(page) :
-		      vswap_entry_is_alias(vswap_get_entry(ram, index));
+	if (!page)
+		return vswap_entry_is_alias(vswap_get_entry(ram, index));
+	return xa_is_value(page) && !xa_get_order(&ram->mapping->i_pages, index);
 }
 
 /* Whether it looks as if all of a page was going to be overwritten. */

@@ -9,6 +9,8 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/path.h>
+#include <linux/rwsem.h>
+#include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -41,8 +43,11 @@
 /* Pages of a RAM file that can be overwritten piecemeal at a time. */
 #define VSWAP_MAX_BUFFERS	1024U
 
-/* Pages of one request to the lower file. */
-#define VSWAP_IO_PAGES		256U
+/* Pages of one request to the lower file: the most that Linux asks a disk for. */
+#define VSWAP_IO_PAGES		(SZ_1M / PAGE_SIZE * 5 / 4)
+
+/* Pages that are read again at once. */
+#define VSWAP_MAX_CLUSTER	256U
 
 /*
  * What is known of a page: 0 is nothing, i.e. the page is as shmem has it.
@@ -84,8 +89,9 @@ static inline bool vswap_entry_is_alias(u64 entry)
  */
 struct vswap_mnt {
 	struct kref kref;
-	/* A tmpfs without huge pages, for the files behind RAM files. */
+	/* A tmpfs for the files behind RAM files, and whether it has huge pages. */
 	struct vfsmount *shmem;
+	bool huge;
 	/* Who mounted it; reads for aliases are done on their behalf. */
 	const struct cred *cred;
 
@@ -102,7 +108,8 @@ struct vswap_mnt {
 };
 
 /*
- * A chunk exists once a page of it was an alias, until its RAM file goes.
+ * A chunk exists once a page of it was an alias, until its RAM file goes.  It is
+ * as large as a huge page, see vswap_fault_shmem().
  * Entries are written with the lock of the page held.  Links to the next page
  * that is an alias of the same block, and what is a link because the entry is an
  * alias, are protected by the lock of the block's region.
@@ -172,6 +179,8 @@ struct vswap_ram {
 	bool ample;
 	/* Chunks by index >> VSWAP_CHUNK_SHIFT. */
 	struct xarray chunks;
+	/* Held to write to add chunks and buffers, see vswap_fault_shmem(). */
+	struct rw_semaphore huge_lock;
 	atomic_long_t nr_aliases;
 	atomic_long_t nr_chunks;
 	atomic64_t stats[VSWAP_NR_STATS];
@@ -266,6 +275,7 @@ void vswap_ample_del(struct vswap_ram *ram);
 bool vswap_is_ample(struct vswap_ram *ram, struct mm_struct *mm);
 
 /* alias.c */
+bool vswap_has_chunk(struct vswap_ram *ram, pgoff_t index);
 u64 vswap_get_entry(struct vswap_ram *ram, pgoff_t index);
 int vswap_set_alias(struct vswap_ram *ram, pgoff_t index,
 		    struct vswap_image *image, u64 block, const u32 *seq);

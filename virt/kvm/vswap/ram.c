@@ -32,6 +32,7 @@
 #include <linux/slab.h>
 #include <linux/statfs.h>
 #include <linux/falloc.h>
+#include <linux/vmstat.h>
 
 #include "internal.h"
 #include "trace.h"
@@ -192,10 +193,25 @@ int vswap_materialize(struct vswap_ram *ram, pgoff_t index, u64 entry)
 	return ret;
 }
 
+/* A page did not become an alias, for the reason that an error tells. */
+static void vswap_count_skipped(struct vswap_ram *ram, int err)
+{
+	switch (err) {
+	case -EBUSY:
+		vswap_count(ram, VSWAP_SKIPPED_PINNED);
+		break;
+	case -ENOSPC:
+		vswap_count(ram, VSWAP_SKIPPED_SHARED);
+		break;
+	default:
+		vswap_count(ram, VSWAP_SKIPPED_CONFLICT);
+	}
+}
+
 /*
  * The content of a page is that of a block that was read to a folio, after the
  * sequence was sampled.  Whatever the page was before is dropped, unread if it
- * is not in memory.
+ * is not in memory, unless it is a part of a huge page, which is split.
  *
  * If the page cannot be an alias its content is copied.
  */
@@ -224,10 +240,10 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 		if (folio_mapped(old))
 			unmap_mapping_pages(ram->mapping, index, 1, false);
 		if (!vswap_entry_is_alias(vswap_get_entry(ram, index)) &&
-		    (folio_maybe_dma_pinned(old) || folio_test_large(old))) {
+		    folio_maybe_dma_pinned(old)) {
 			/*
-			 * Somebody's device may write to the page, or this is
-			 * a part of something larger; keep the folio.
+			 * Somebody's device may write to the page, or to the
+			 * huge page that it is a part of; keep the folio.
 			 */
 			folio_lock(old);
 			if (old->mapping == ram->mapping) {
@@ -248,12 +264,16 @@ int vswap_install_block(struct vswap_ram *ram, pgoff_t index,
 	vswap_clear_entry(ram, index);
 	ret = vswap_set_alias(ram, index, image, block, &seq);
 	vswap_drop_page(ram, index);
+	if (!ret && xa_load(&ram->mapping->i_pages, index)) {
+		/* A part of a huge page that somebody has a reference to. */
+		vswap_clear_entry(ram, index);
+		ret = -EBUSY;
+	}
 	if (!ret) {
 		vswap_cache_alias(ram, index, folio);
 		vswap_count(ram, VSWAP_ALIASED_BY_READ);
 	} else {
-		vswap_count(ram, ret == -ENOSPC ? VSWAP_SKIPPED_SHARED :
-				 VSWAP_SKIPPED_CONFLICT);
+		vswap_count_skipped(ram, ret);
 		ret = vswap_fill_page(ram, index, folio);
 	}
 	if (absent)
@@ -376,8 +396,7 @@ void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 	ret = vswap_set_alias(ram, index, image, block, NULL);
 	if (ret) {
 		vswap_clear_entry(ram, index);
-		vswap_count(ram, ret == -ENOSPC ? VSWAP_SKIPPED_SHARED :
-				 VSWAP_SKIPPED_CONFLICT);
+		vswap_count_skipped(ram, ret);
 		return;
 	}
 
@@ -533,6 +552,67 @@ static vm_fault_t vswap_fault_buffered(struct vm_fault *vmf,
 	return ret ? vmf_error(ret) : VM_FAULT_MAJOR;
 }
 
+/*
+ * Whether shmem may make a huge page that covers a page.  It does if it has nothing of
+ * any of those that this would cover.  There must not be aliases among them that were
+ * dropped, nor pages of which a buffer has the content; ram->huge_lock keeps both from
+ * appearing.  And it would be split soon if memory was short.
+ */
+static bool vswap_may_be_huge(struct vm_fault *vmf, struct vswap_ram *ram)
+{
+	BUILD_BUG_ON(PMD_SHIFT - PAGE_SHIFT != VSWAP_CHUNK_SHIFT);
+
+	return !vswap_has_chunk(ram, vmf->pgoff) && !vswap_has_buffers(ram) &&
+	       !vswap_is_beyond_end(ram, vmf->pgoff | (VSWAP_CHUNK_PAGES - 1)) &&
+	       vswap_is_ample(ram, vmf->vma->vm_mm);
+}
+
+/*
+ * A page that is shmem's is needed.  The page is locked.
+ *
+ * Shmem makes huge pages for a mapping that was advised to have some.  Where there
+ * must not be any it is not asked in the name of a mapping.
+ */
+static vm_fault_t vswap_fault_shmem(struct vm_fault *vmf, struct vswap_ram *ram)
+{
+	struct mem_cgroup *memcg, *old_memcg;
+	struct folio *folio;
+	vm_fault_t ret;
+	bool huge;
+	int err;
+
+	if (!ram->mnt->huge || !(vmf->vma->vm_flags & VM_HUGEPAGE))
+		return shmem_vm_ops->fault(vmf);
+
+	if (!down_read_trylock(&ram->huge_lock)) {
+		if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+			return VM_FAULT_RETRY;
+		down_read(&ram->huge_lock);
+	}
+	huge = vswap_may_be_huge(vmf, ram);
+	if (huge)
+		ret = shmem_vm_ops->fault(vmf);
+	up_read(&ram->huge_lock);
+	if (huge)
+		return ret;
+
+	ret = VM_FAULT_LOCKED;
+	if (vswap_is_swapped(ram, vmf->pgoff)) {
+		count_vm_event(PGMAJFAULT);
+		ret |= VM_FAULT_MAJOR;
+	}
+	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
+	old_memcg = set_active_memcg(memcg);
+	err = shmem_get_folio(ram->mapping->host, vmf->pgoff, 0, &folio,
+			      SGP_CACHE);
+	set_active_memcg(old_memcg);
+	mem_cgroup_put(memcg);
+	if (err)
+		return vmf_error(err);
+	vmf->page = folio_file_page(folio, vmf->pgoff);
+	return ret;
+}
+
 static vm_fault_t vswap_ram_fault(struct vm_fault *vmf)
 {
 	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
@@ -575,7 +655,7 @@ again:
 		}
 		if (READ_ONCE(ram->last_cleared) == vmf->pgoff)
 			WRITE_ONCE(ram->uses_cleared, true);
-		ret = shmem_vm_ops->fault(vmf);
+		ret = vswap_fault_shmem(vmf, ram);
 		mutex_unlock(lock);
 		return ret | major;
 	}
@@ -835,6 +915,7 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
 	ram->mapping = shmem->f_mapping;
 	ram->mnt = mnt;
 	xa_init_flags(&ram->chunks, XA_FLAGS_ACCOUNT);
+	init_rwsem(&ram->huge_lock);
 	vswap_init_buffers(ram);
 	for (i = 0; i < VSWAP_LOCKS; i++)
 		mutex_init(&ram->locks[i]);
@@ -863,9 +944,9 @@ void vswap_ram_evict_inode(struct inode *inode)
 /* The RAM file */
 
 /*
- * With huge pages a folio that shmem allocates would cover aliases next to it
- * that were dropped.  They can only be forced on this mount, for debugging, and
- * nobody asks for them in the name of a mapping that must not be expanded.
+ * Huge pages of shmem would cover aliases that were dropped.  So they are only made
+ * by vswap_fault_shmem(): others can be forced, for debugging, and nobody else asks
+ * for them in the name of a mapping that must not be expanded.
  */
 static bool vswap_huge_pages_forced(struct vswap_ram *ram)
 {
@@ -898,7 +979,9 @@ static int vswap_ram_mmap(struct file *file, struct vm_area_struct *vma)
 		return ret;
 	WRITE_ONCE(shmem_vm_ops, vma->vm_ops);
 	vma->vm_ops = &vswap_vm_ops;
-	vm_flags_set(vma, VM_DONTEXPAND | VM_NOHUGEPAGE);
+	vm_flags_set(vma, VM_DONTEXPAND);
+	if (!ram->mnt->huge)
+		vm_flags_set(vma, VM_NOHUGEPAGE);
 	file_accessed(file);
 	return 0;
 }
@@ -965,6 +1048,7 @@ const struct inode_operations vswap_ram_inode_operations = {
 const struct file_operations vswap_ram_file_operations = {
 	.owner		= THIS_MODULE,
 	.mmap		= vswap_ram_mmap,
+	.get_unmapped_area = thp_get_unmapped_area,
 	.fallocate	= vswap_ram_fallocate,
 	.unlocked_ioctl	= vswap_ram_ioctl,
 	.compat_ioctl	= compat_ptr_ioctl,

@@ -41,7 +41,7 @@
 
 static int vswap_set_pages(const char *val, const struct kernel_param *kp)
 {
-	return param_set_uint_minmax(val, kp, 0, VSWAP_IO_PAGES);
+	return param_set_uint_minmax(val, kp, 0, VSWAP_MAX_CLUSTER);
 }
 
 static const struct kernel_param_ops vswap_readahead_ops = {

@@ -2,7 +2,7 @@
 /*
  * VSwapper: the file system kvm_vswap.
  *
- *	mount -t kvm_vswap -o lower=DIR none MNT
+ *	mount -t kvm_vswap -o lower=DIR[,huge=never|advise] none MNT
  *
  * Files that exist in the lower directory appear as image files, and so do
  * block devices.  A file that is created in the mount is a RAM file, and a
@@ -16,6 +16,7 @@
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
 #include <linux/fs_stack.h>
+#include <linux/huge_mm.h>
 #include <linux/magic.h>
 #include <linux/module.h>
 #include <linux/mount.h>
@@ -35,7 +36,7 @@ MODULE_PARM_DESC(vswap, "Offer the file system kvm_vswap, for guest memory that 
 
 static int vswap_set_cluster(const char *val, const struct kernel_param *kp)
 {
-	return param_set_uint_minmax(val, kp, 1, VSWAP_IO_PAGES);
+	return param_set_uint_minmax(val, kp, 1, VSWAP_MAX_CLUSTER);
 }
 
 static const struct kernel_param_ops vswap_cluster_ops = {
@@ -75,8 +76,9 @@ void vswap_mnt_put(struct vswap_mnt *mnt)
 	kref_put(&mnt->kref, vswap_mnt_free);
 }
 
-static struct vswap_mnt *vswap_mnt_new(void)
+static struct vswap_mnt *vswap_mnt_new(bool huge)
 {
+	char advise[] = "huge=advise";
 	struct file_system_type *tmpfs;
 	struct vswap_mnt *mnt;
 	int ret;
@@ -89,14 +91,16 @@ static struct vswap_mnt *vswap_mnt_new(void)
 		ret = -ENODEV;
 		goto free;
 	}
-	/* A mount of the kernel's own has no limits and no huge pages. */
-	mnt->shmem = kern_mount(tmpfs);
+	/* A mount of the kernel's own has no limits, and no huge pages by default. */
+	mnt->shmem = vfs_kern_mount(tmpfs, SB_KERNMOUNT, tmpfs->name,
+				    huge ? advise : NULL);
 	module_put(tmpfs->owner);
 	if (IS_ERR(mnt->shmem)) {
 		ret = PTR_ERR(mnt->shmem);
 		goto free;
 	}
 	kref_init(&mnt->kref);
+	mnt->huge = huge;
 	mnt->cred = get_current_cred();
 	xa_init_flags(&mnt->chunks, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
 	xa_init_flags(&mnt->dentries, XA_FLAGS_ACCOUNT);
@@ -589,8 +593,12 @@ static int vswap_statfs(struct dentry *dentry, struct kstatfs *buf)
 
 static int vswap_show_options(struct seq_file *m, struct dentry *root)
 {
+	struct vswap_mnt *mnt = root->d_sb->s_fs_info;
+
 	seq_puts(m, ",lower=");
 	seq_path(m, &VSWAP_I(d_inode(root))->lower, " \t\n\\,");
+	if (!mnt->huge)
+		seq_puts(m, ",huge=never");
 	return 0;
 }
 
@@ -603,23 +611,48 @@ static const struct super_operations vswap_super_operations = {
 	.show_options	= vswap_show_options,
 };
 
-enum { VSWAP_OPT_LOWER };
+/* What a mount is to be. */
+struct vswap_options {
+	struct path lower;
+	bool huge;
+};
+
+enum { VSWAP_OPT_LOWER, VSWAP_OPT_HUGE };
+
+/* As of tmpfs; that it is advised is up to the VMM. */
+static const struct constant_table vswap_huge_options[] = {
+	{ "never",	false },
+	{ "advise",	true },
+	{}
+};
 
 static const struct fs_parameter_spec vswap_parameters[] = {
 	fsparam_string("lower", VSWAP_OPT_LOWER),
+	fsparam_enum("huge", VSWAP_OPT_HUGE, vswap_huge_options),
 	{}
 };
+
+static bool vswap_can_be_huge(void)
+{
+	return IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
+	       has_transparent_hugepage();
+}
 
 static int vswap_parse_param(struct fs_context *fc,
 			     struct fs_parameter *param)
 {
-	struct path *lower = fc->fs_private;
+	struct vswap_options *options = fc->fs_private;
+	struct path *lower = &options->lower;
 	struct fs_parse_result result;
 	int opt, ret;
 
 	opt = fs_parse(fc, vswap_parameters, param, &result);
 	if (opt < 0)
 		return opt;
+	if (opt == VSWAP_OPT_HUGE) {
+		options->huge = result.uint_32 && vswap_can_be_huge();
+		return 0;
+	}
 	if (lower->dentry)
 		return invalf(fc, "kvm_vswap: lower= is given twice");
 	ret = kern_path(param->string, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, lower);
@@ -631,7 +664,8 @@ static int vswap_parse_param(struct fs_context *fc,
 
 static int vswap_fill_super(struct super_block *sb, struct fs_context *fc)
 {
-	struct path *lower = fc->fs_private;
+	struct vswap_options *options = fc->fs_private;
+	struct path *lower = &options->lower;
 	struct vswap_mnt *mnt;
 	struct inode *root;
 
@@ -639,7 +673,7 @@ static int vswap_fill_super(struct super_block *sb, struct fs_context *fc)
 	if (sb->s_stack_depth > FILESYSTEM_MAX_STACK_DEPTH)
 		return invalf(fc, "kvm_vswap: file systems are stacked too deep");
 
-	mnt = vswap_mnt_new();
+	mnt = vswap_mnt_new(options->huge);
 	if (IS_ERR(mnt))
 		return PTR_ERR(mnt);
 	sb->s_fs_info = mnt;
@@ -660,19 +694,19 @@ static int vswap_fill_super(struct super_block *sb, struct fs_context *fc)
 
 static int vswap_get_tree(struct fs_context *fc)
 {
-	struct path *lower = fc->fs_private;
+	struct vswap_options *options = fc->fs_private;
 
-	if (!lower->dentry)
+	if (!options->lower.dentry)
 		return invalf(fc, "kvm_vswap: lower=DIR is missing");
 	return get_tree_nodev(fc, vswap_fill_super);
 }
 
 static void vswap_free_fc(struct fs_context *fc)
 {
-	struct path *lower = fc->fs_private;
+	struct vswap_options *options = fc->fs_private;
 
-	path_put(lower);
-	kfree(lower);
+	path_put(&options->lower);
+	kfree(options);
 }
 
 static const struct fs_context_operations vswap_context_operations = {
@@ -683,11 +717,12 @@ static const struct fs_context_operations vswap_context_operations = {
 
 static int vswap_init_fs_context(struct fs_context *fc)
 {
-	struct path *lower = kzalloc(sizeof(*lower), GFP_KERNEL);
+	struct vswap_options *options = kzalloc(sizeof(*options), GFP_KERNEL);
 
-	if (!lower)
+	if (!options)
 		return -ENOMEM;
-	fc->fs_private = lower;
+	options->huge = vswap_can_be_huge();
+	fc->fs_private = options;
 	fc->ops = &vswap_context_operations;
 	return 0;
 }

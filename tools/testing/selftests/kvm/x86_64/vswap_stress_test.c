@@ -652,6 +652,21 @@ static void deal(unsigned int ram, unsigned int nr, uint64_t *random, bool pages
 	}
 }
 
+/* As if memory had been ample until now: it is in huge pages, if there are any. */
+static void begin_huge(struct vswap_ram *ram)
+{
+	uint64_t i;
+
+	vswap_set_parameter("vswap_always", 0);
+	usleep(300000);
+	madvise(ram->mem, ram->pages * PAGE, MADV_HUGEPAGE);
+	for (i = 0; i < ram->pages; i += 512)
+		WRITE_ONCE(*vswap_page(ram, i), 0);
+	ksft_print_msg("%llu pages in memory\n", vswap_stats(ram).resident);
+	vswap_set_parameter("vswap_always", 1);
+	usleep(300000);
+}
+
 static void run_threads(void)
 {
 	struct kvm_vswap_stats s, sum = {};
@@ -664,6 +679,7 @@ static void run_threads(void)
 	VSWAP_OK(truncate(vswap_path(m.lower, "image"), BLOCKS * PAGE));
 	vswap_ram_create(&m, "ram-0", RAM_PAGES, &rams[0]);
 	vswap_ram_create(&m, "ram-1", RAM_PAGES, &rams[1]);
+	begin_huge(&rams[1]);
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr,
 				      PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);

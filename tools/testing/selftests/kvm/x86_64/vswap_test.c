@@ -43,6 +43,9 @@
 
 #define N		512ul
 
+/* Pages of a huge page. */
+#define HUGE		512ul
+
 /* As much as clusters are by default. */
 #define READAHEAD	32u
 
@@ -913,9 +916,9 @@ VSWAP_TEST(mlock)
 }
 
 /* A huge page would cover aliases that were dropped. */
-VSWAP_TEST(huge_pages)
+VSWAP_TEST(no_huge_pages)
 {
-	const uint64_t nr = 512;
+	const uint64_t nr = HUGE;
 	struct vswap_ram big;
 
 	vswap_ram_create(&self->m, "big", 4 * nr, &big);
@@ -2870,6 +2873,276 @@ VSWAP_TEST(ample_memcg)
 	TEST_ASSERT(status == 0, "the process in the group ended with 0x%x", status);
 	VSWAP_OK(unlink(vswap_path(self->m.mnt, "other")));
 	TEST_ASSERT_EQ(rmdir(group), 0);
+}
+
+/* --------------------------------------------------------- huge pages */
+
+/* A RAM file, advised to have huge pages as QEMU does; false: there are none. */
+static bool create_huge(struct vswap_mount *m, uint64_t pages,
+			struct vswap_ram *ram)
+{
+	char text[128] = "";
+	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "r");
+
+	if (!f)
+		return false;
+	TEST_ASSERT(fgets(text, sizeof(text), f), "nothing is enabled");
+	fclose(f);
+	if (strstr(text, "[deny]"))
+		return false;
+	vswap_ram_create(m, "big", pages, ram);
+	VSWAP_OK(madvise(ram->mem, pages * PAGE, MADV_HUGEPAGE));
+	return true;
+}
+
+/* Pages of the process that huge entries of its page tables map. */
+static uint64_t huge_mapped(void)
+{
+	FILE *f = fopen("/proc/self/smaps_rollup", "r");
+	uint64_t kib = ~0ul;
+	char line[128];
+
+	TEST_ASSERT(f, "no smaps_rollup");
+	while (fgets(line, sizeof(line), f))
+		sscanf(line, "ShmemPmdMapped: %lu kB", &kib);
+	fclose(f);
+	TEST_ASSERT(kib != ~0ul, "ShmemPmdMapped is not told");
+	return kib * 1024 / PAGE;
+}
+
+static void associate(struct vswap_ram *ram, int image, uint64_t first, uint64_t nr,
+		      uint64_t block)
+{
+	struct kvm_vswap_associate a = {
+		.offset = first * PAGE,
+		.size = nr * PAGE,
+		.image_offset = block * PAGE,
+		.image_fd = image,
+	};
+
+	VSWAP_OK(ioctl(ram->fd, KVM_VSWAP_ASSOCIATE, &a));
+}
+
+/* They are made where memory is ample, and nothing was ever tracked. */
+VSWAP_TEST(huge_pages)
+{
+	struct vswap_ram big;
+
+	set_always(false);
+	if (!create_huge(&self->m, 3 * HUGE + 100, &big))
+		SKIP(return, "no huge pages");
+
+	vswap_fill_pages(&big, HUGE + 7, 1, NEW);
+	TEST_ASSERT_EQ(vswap_stats(&big).resident, HUGE);
+	TEST_ASSERT_EQ(huge_mapped(), HUGE);
+	vswap_expect_zeroes(&big, HUGE, 7);
+	vswap_expect_page(vswap_page(&big, HUGE + 7), NEW);
+	vswap_expect_zeroes(&big, HUGE + 8, HUGE - 8);
+
+	/* The guest's disk is read to it as it is. */
+	vswap_pread(self->image, vswap_page(&big, HUGE + 16), 16, 0);
+	vswap_pwrite(self->image, vswap_page(&big, HUGE + 7), 1, 1);
+	TEST_ASSERT_EQ(huge_mapped(), HUGE);
+	TEST_ASSERT_EQ(vswap_stats(&big).aliases, 0);
+	vswap_expect_pages(&big, HUGE + 16, 16, IMAGE);
+	vswap_expect_blocks(&self->m, "image", 1, 1, NEW, false);
+
+	/* Neither next to an alias, nor across the end. */
+	associate(&big, self->image, 5, 1, 5);
+	vswap_pageout(&big, 5, 1);
+	vswap_fill_pages(&big, 6, 1, NEW);
+	TEST_ASSERT_EQ(vswap_stats(&big).resident, HUGE + 1);
+	vswap_fill_pages(&big, 3 * HUGE + 5, 1, NEW);
+	TEST_ASSERT_EQ(vswap_stats(&big).resident, HUGE + 2);
+	vswap_expect_page(vswap_page(&big, 5), IMAGE + 5);
+	vswap_expect_zeroes(&big, 0, 5);
+	vswap_expect_zeroes(&big, 7, HUGE - 7);
+
+	/* Nor any if it was not asked for them. */
+	VSWAP_OK(madvise(big.mem, big.pages * PAGE, MADV_NOHUGEPAGE));
+	vswap_fill_pages(&big, 2 * HUGE + 5, 1, NEW);
+	vswap_expect_states(&big, 2 * HUGE + 6, 1, KVM_VSWAP_PAGE_NONE);
+}
+
+VSWAP_TEST(huge_never)
+{
+	const char *dir = vswap_path(vswap_lower(), "vswap-never");
+	struct vswap_mount m;
+	char options[PATH_MAX + 32];
+	struct vswap_ram big;
+
+	set_always(false);
+	snprintf(m.mnt, sizeof(m.mnt), "%s", dir);
+	if (mkdir(m.mnt, 0755))
+		TEST_ASSERT_EQ(errno, EEXIST);
+	snprintf(options, sizeof(options), "lower=%s,huge=always", self->m.lower);
+	VSWAP_FAILS(mount("none", m.mnt, "kvm_vswap", 0, options), EINVAL);
+	snprintf(options, sizeof(options), "lower=%s,huge=never", self->m.lower);
+	VSWAP_OK(mount("none", m.mnt, "kvm_vswap", 0, options));
+	if (!create_huge(&m, 2 * HUGE, &big))
+		SKIP(return, "no huge pages");
+	vswap_fill_pages(&big, HUGE + 7, 1, NEW);
+	TEST_ASSERT_EQ(vswap_stats(&big).resident, 1);
+	munmap(big.mem, big.pages * PAGE);
+	close(big.fd);
+	VSWAP_OK(umount(m.mnt));
+	VSWAP_OK(rmdir(m.mnt));
+}
+
+/* When memory is not ample any more, they are split by what is read to them. */
+VSWAP_TEST(huge_split)
+{
+	struct kvm_vswap_stats before;
+	struct vswap_ram big;
+	int pipes[2];
+	struct iovec iov;
+
+	set_always(false);
+	if (!create_huge(&self->m, 4 * HUGE, &big))
+		SKIP(return, "no huge pages");
+	vswap_fill_pages(&big, 0, 3 * HUGE, NEW);
+	TEST_ASSERT_EQ(huge_mapped(), 3 * HUGE);
+
+	set_always(true);
+	read_aliases(&big, self->image, HUGE + 5, 20, 5);
+	vswap_expect_states(&big, HUGE + 5, 20, KVM_VSWAP_PAGE_ALIAS);
+	vswap_expect_pages(&big, HUGE, 5, NEW + HUGE);
+	vswap_expect_pages(&big, HUGE + 5, 20, IMAGE + 5);
+	vswap_expect_pages(&big, HUGE + 25, HUGE - 25, NEW + HUGE + 25);
+	TEST_ASSERT_EQ(huge_mapped(), 2 * HUGE);
+	vswap_pageout(&big, HUGE + 5, 20);
+	vswap_expect_pages(&big, HUGE + 5, 20, IMAGE + 5);
+
+	/* Somebody has a page of it, so it cannot be split: that is a copy. */
+	VSWAP_OK(pipe(pipes));
+	iov.iov_base = vswap_page(&big, 300);
+	iov.iov_len = PAGE;
+	TEST_ASSERT_EQ(vmsplice(pipes[1], &iov, 1, 0), (ssize_t)PAGE);
+	before = vswap_stats(&big);
+	vswap_pread(self->image, vswap_page(&big, 5), 20, 5);
+	TEST_ASSERT_EQ(vswap_stats(&big).aliased_by_read, before.aliased_by_read);
+	TEST_ASSERT_EQ(vswap_stats(&big).skipped_pinned, before.skipped_pinned + 20);
+	vswap_expect_states(&big, 5, 20, KVM_VSWAP_PAGE_RESIDENT);
+	vswap_expect_pages(&big, 0, 5, NEW);
+	vswap_expect_pages(&big, 5, 20, IMAGE + 5);
+	vswap_expect_pages(&big, 25, HUGE - 25, NEW + 25);
+	close(pipes[0]);
+	close(pipes[1]);
+	read_aliases(&big, self->image, 5, 20, 5);
+	vswap_expect_pages(&big, 0, 5, NEW);
+	vswap_expect_pages(&big, 5, 20, IMAGE + 5);
+	vswap_expect_pages(&big, 25, HUGE - 25, NEW + 25);
+
+	/* Written from there, pages stay as they are. */
+	vswap_pwrite(self->image, vswap_page(&big, 2 * HUGE), 16, 100);
+	vswap_expect_blocks(&self->m, "image", 100, 16, NEW + 2 * HUGE, false);
+	vswap_expect_pages(&big, 2 * HUGE, HUGE, NEW + 2 * HUGE);
+
+	/* Given back, in parts. */
+	VSWAP_OK(madvise(vswap_page(&big, 2 * HUGE + 7), 9 * PAGE, MADV_REMOVE));
+	vswap_expect_pages(&big, 2 * HUGE, 7, NEW + 2 * HUGE);
+	vswap_expect_zeroes(&big, 2 * HUGE + 7, 9);
+	vswap_expect_pages(&big, 2 * HUGE + 16, HUGE - 16, NEW + 2 * HUGE + 16);
+}
+
+/* They are swapped out, and what is there then is replaced as any page in swap. */
+VSWAP_TEST(huge_swapped)
+{
+	struct vswap_ram big;
+	uint64_t i;
+
+	if (!vswap_has_swap())
+		SKIP(return, "no swap");
+	set_always(false);
+	if (!create_huge(&self->m, 3 * HUGE, &big))
+		SKIP(return, "no huge pages");
+	vswap_fill_pages(&big, 0, 3 * HUGE, NEW);
+	TEST_ASSERT_EQ(huge_mapped(), 3 * HUGE);
+
+	set_always(true);
+	expect_swapped(&big, 0, 3 * HUGE);
+	read_aliases(&big, self->image, HUGE + 100, 50, 0);
+	vswap_expect_pages(&big, HUGE, 100, NEW + HUGE);
+	vswap_expect_pages(&big, HUGE + 100, 50, IMAGE);
+	vswap_expect_pages(&big, HUGE + 150, HUGE - 150, NEW + HUGE + 150);
+	VSWAP_OK(madvise(vswap_page(&big, 7), 9 * PAGE, MADV_REMOVE));
+	vswap_expect_pages(&big, 0, 7, NEW);
+	vswap_expect_zeroes(&big, 7, 9);
+	vswap_expect_pages(&big, 16, HUGE - 16, NEW + 16);
+
+	/* While they are on their way out and in. */
+	for (i = 0; i < 20; i++) {
+		vswap_try_pageout(&big, 2 * HUGE, HUGE);
+		vswap_expect_page(vswap_page(&big, 2 * HUGE + i), NEW + 2 * HUGE + i);
+		read_aliases(&big, self->image, 2 * HUGE + 20 + i, 1, i);
+		vswap_expect_page(vswap_page(&big, 2 * HUGE + 20 + i), IMAGE + i);
+	}
+	vswap_expect_pages(&big, 2 * HUGE, 20, NEW + 2 * HUGE);
+	vswap_expect_pages(&big, 2 * HUGE + 20, 20, IMAGE);
+	vswap_expect_pages(&big, 2 * HUGE + 40, HUGE - 40, NEW + 2 * HUGE + 40);
+}
+
+#define HUGE_RACES	48ul
+
+struct huge_race {
+	struct vswap_ram ram;
+	int image;
+	pthread_barrier_t barrier;
+};
+
+/* Pages become aliases, and are dropped, while another is touched first. */
+static void *huge_racer(void *data)
+{
+	struct huge_race *r = data;
+	uint64_t i;
+
+	for (i = 0; i < HUGE_RACES; i++) {
+		pthread_barrier_wait(&r->barrier);
+		associate(&r->ram, r->image, i * HUGE + i, 4, i);
+		VSWAP_OK(madvise(vswap_page(&r->ram, i * HUGE + i), 4 * PAGE,
+				 MADV_PAGEOUT));
+	}
+	return NULL;
+}
+
+VSWAP_TEST(huge_race)
+{
+	struct huge_race r = { .image = self->image };
+	uint64_t i, round, huge = 0, small = 0;
+	pthread_t thread;
+
+	set_always(false);
+	pthread_barrier_init(&r.barrier, NULL, 2);
+	for (round = 0; round < 8 || ((!huge || !small) && round < 100); round++) {
+		if (!create_huge(&self->m, HUGE_RACES * HUGE, &r.ram))
+			SKIP(return, "no huge pages");
+		pthread_create(&thread, NULL, huge_racer, &r);
+		for (i = 0; i < HUGE_RACES; i++) {
+			pthread_barrier_wait(&r.barrier);
+			/* At times before, at times after the other. */
+			usleep(i * round % 16 * 20);
+			vswap_fill(vswap_page(&r.ram, i * HUGE + HUGE - 1), NEW + i);
+		}
+		pthread_join(thread, NULL);
+		for (i = 0; i < HUGE_RACES; i++) {
+			if (vswap_state(&r.ram, i * HUGE + HUGE - 2) ==
+			    KVM_VSWAP_PAGE_NONE)
+				small++;
+			else
+				huge++;
+			vswap_expect_pages(&r.ram, i * HUGE + i, 4, IMAGE + i);
+			vswap_expect_page(vswap_page(&r.ram, i * HUGE + HUGE - 1),
+					  NEW + i);
+			vswap_expect_zeroes(&r.ram, i * HUGE + i + 4, 16);
+		}
+		munmap(r.ram.mem, r.ram.pages * PAGE);
+		close(r.ram.fd);
+		VSWAP_OK(unlink(vswap_path(self->m.mnt, "big")));
+	}
+	ksft_print_msg("%lu huge pages, and %lu small ones as there was an alias\n",
+		       huge, small);
+	TEST_ASSERT(huge && small, "there was no race: %lu huge, %lu small", huge,
+		    small);
 }
 
 int main(int argc, char *argv[])
