@@ -233,6 +233,7 @@ struct vswap_io {
 	struct file *lower;
 	loff_t pos;
 	unsigned int nr;
+	unsigned int nr_segments;
 	size_t size;
 	/* Blocks are [first, first + nr_blocks), if the part is aligned. */
 	bool pinned;
@@ -364,6 +365,7 @@ static int vswap_pin(struct vswap_io *io, struct iov_iter *iter, size_t size)
 			bvec_set_page(&io->bvec[io->nr++], *array, len, offset);
 			offset = 0;
 		}
+		io->nr_segments = io->nr;
 		array = pages;
 	}
 	return 0;
@@ -371,10 +373,42 @@ static int vswap_pin(struct vswap_io *io, struct iov_iter *iter, size_t size)
 
 static void vswap_unpin(struct vswap_io *io, bool dirty)
 {
-	unsigned int i;
+	struct bio_vec *bvec = io->bvec, *end = bvec + io->nr_segments;
 
-	for (i = 0; io->pinned && i < io->nr; i++)
-		unpin_user_page_range_dirty_lock(io->bvec[i].bv_page, 1, dirty);
+	for (; io->pinned && bvec < end; bvec++)
+		unpin_user_page_range_dirty_lock(bvec->bv_page,
+						 DIV_ROUND_UP(bvec->bv_offset +
+							      bvec->bv_len,
+							      PAGE_SIZE),
+						 dirty);
+}
+
+/* Is the second one what follows in the folio, and on a page of its own? */
+static bool vswap_is_next(const struct bio_vec *bvec, const struct bio_vec *next)
+{
+	unsigned int end = bvec->bv_offset + bvec->bv_len;
+
+	return PAGE_ALIGNED(end) && !next->bv_offset &&
+	       page_folio(next->bv_page) == page_folio(bvec->bv_page) &&
+	       page_to_pfn(next->bv_page) ==
+	       page_to_pfn(bvec->bv_page) + (end >> PAGE_SHIFT);
+}
+
+/*
+ * Make what was pinned as few segments as possible: the block layer takes them as
+ * they are, and splits a request that has too many.
+ */
+static void vswap_merge_segments(struct vswap_io *io)
+{
+	struct bio_vec *last = io->bvec, *next = last, *end = last + io->nr;
+
+	while (++next < end) {
+		if (vswap_is_next(last, next))
+			last->bv_len += next->bv_len;
+		else
+			*++last = *next;
+	}
+	io->nr_segments = last + 1 - io->bvec;
 }
 
 static rwf_t vswap_rwf(struct kiocb *iocb)
@@ -611,7 +645,8 @@ static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
 	ret = vswap_pin(io, to, size);
 	if (ret)
 		return ret;
-	iov_iter_bvec(&iter, ITER_DEST, io->bvec, io->nr, io->size);
+	vswap_merge_segments(io);
+	iov_iter_bvec(&iter, ITER_DEST, io->bvec, io->nr_segments, io->size);
 	ret = vfs_iter_read(io->lower, &iter, &pos, 0);
 	vswap_unpin(io, true);
 	iov_iter_revert(to, io->size - max_t(ssize_t, ret, 0));
@@ -706,7 +741,8 @@ static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
 
 	if (io->tracked)
 		vswap_mark_pages(io);
-	iov_iter_bvec(&iter, ITER_SOURCE, io->bvec, io->nr, io->size);
+	vswap_merge_segments(io);
+	iov_iter_bvec(&iter, ITER_SOURCE, io->bvec, io->nr_segments, io->size);
 	ret = vfs_iter_write(io->lower, &iter, &pos, vswap_rwf(iocb));
 	trace_kvm_vswap_write(image->id, first, last - first + 1, ret);
 
