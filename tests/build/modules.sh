@@ -3,7 +3,7 @@
 # desc: the modules build, are not rebuilt without need, and mismatches are named
 # kind: host
 # tier: 1
-# takes: 60
+# takes: 20
 # timeout: 1800
 # cores: 2
 

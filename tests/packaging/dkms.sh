@@ -3,7 +3,7 @@
 # desc: the DKMS package builds, upgrades, skips, fails and goes without harm to apt or stock KVM
 # kind: host
 # tier: 2
-# takes: 300
+# takes: 380
 # timeout: 1500
 #
 # Verify that alleviate-dkms does what users of DKMS packages expect, in a
