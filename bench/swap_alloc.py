@@ -31,12 +31,12 @@ def configuration(name):
             f"/mnt/memhog touch {TOUCH_MIB} || echo killed").split())
         after = host.stats()
         killed = "killed" in out
-        if killed and name != "balloon":
+        if killed and not host.balloon:
             raise rig.RigError(f"{name}: the program did not end: {out}")
         rows = [("time", float("nan") if killed else float(out[0]), "s")]
         rows += [(m, counts[m], "") for m in
                  ("disk_ops", "swap_sectors_written", "swap_sectors_read",
-                  "image_sectors_read", "host_faults")]
+                  "image_sectors_read", "host_faults", "exits")]
         if after:
             rows += [(m, after[m] - before[m], "") for m in
                      ("false_reads_avoided", "buffer_merges", "swap_faults")]
@@ -49,4 +49,4 @@ def main():
     rows = []
     for name in swapping.pick(CONFIGS):
         rows += configuration(name)
-    return rig.write_results("swap-alloc", swapping.by_metric(rows))
+    return swapping.results("swap-alloc", rows)

@@ -34,7 +34,7 @@ def configuration(name):
                 return list(pool.map(lambda g: host.guest(command, g).split(),
                                      range(GUESTS)))
         out, counts = host.counted(all_guests)
-        if any("killed" in o for o in out) and name != "balloon":
+        if any("killed" in o for o in out) and not host.balloon:
             raise rig.RigError(f"{name}: a program did not end: {out}")
         times = [float("nan") if "killed" in o else float(o[0]) for o in out]
         if len({o[1] for o in out if len(o) == 2}) > 1:
@@ -53,4 +53,4 @@ def main():
     rows = []
     for name in swapping.pick(CONFIGS):
         rows += configuration(name)
-    return rig.write_results("swap-phased", swapping.by_metric(rows))
+    return swapping.results("swap-phased", rows)

@@ -33,12 +33,12 @@ def configuration(name, bench="swap-read", passes=PASSES):
             values = [(f"pass_{i}", float(out[1]) - float(out[0]), "s")]
             values += [(f"{metric}_{i}", counts[metric], "") for metric in
                        ("swap_sectors_written", "swap_sectors_read",
-                        "image_sectors_read", "host_faults", "exits",
-                        "pages_scanned")]
+                        "image_sectors_read", "disk_ops", "host_faults",
+                        "exits", "pages_scanned")]
             values.append((f"guest_faults_{i}", int(out[2]), ""))
             rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in values))
             rows += [(name, *v) for v in values]
-        if name == "stock" and not rows[2][2]:
+        if name.startswith("stock") and not rows[2][2]:
             raise rig.RigError("the guest was not swapped at all")
         host.stop()
     return rows
@@ -49,4 +49,4 @@ def main():
     for name in swapping.pick(CONFIGS):
         rows += configuration(name)
     rows.sort(key=lambda r: (r[1].rsplit("_", 1)[0] != "pass", r[1]))
-    return rig.write_results("swap-read", swapping.by_metric(rows))
+    return swapping.results("swap-read", rows)

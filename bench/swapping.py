@@ -15,6 +15,12 @@ up.  The image is a file of an ext4 on the former.
            huge pages (huge=never); ample-always: which tracks pages
            nevertheless (vswap_always=1)
 
+NAME-noinit is NAME with guests that do not clear the memory that their kernel
+allocates (init_on_alloc=0), as those of the paper.
+
+DELAY_MS in the environment is the delay of both disks; the results are named by it
+if it is not the default.
+
 Before, the guest writes to the memory that it believes to have, as a guest that
 has been up for a while did, and drops its caches.
 """
@@ -27,7 +33,9 @@ import vswap
 QEMU_MIB = 48
 # A guest that has given up more is left without the memory to run anything.
 BALLOON_LEAST_MIB = 90
-DELAY_MS = 2
+DEFAULT_DELAY_MS = 2
+DELAY_MS = int(os.environ.get("DELAY_MS", DEFAULT_DELAY_MS))
+NO_INIT = "-noinit"
 
 # Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
 CONFIGS = {
@@ -98,7 +106,7 @@ if [[ $vswap == 1 ]]; then
 	memory=(-object "memory-backend-file,id=m,size=${guest_mib}M,mem-path=/run/vswap/ram$g,share=on,align=2M")
 	machine=(-M memory-backend=m)
 fi
-l2_start g$g -m $guest_mib -c $cpus "${machine[@]}" -- "${memory[@]}" \
+l2_start g$g -m $guest_mib -c $cpus -a "$append" "${machine[@]}" -- "${memory[@]}" \
 	-drive if=none,id=d,file=$dir/g$g.raw,format=raw,cache=none,aio=threads \
 	-device virtio-blk-pci,drive=d -device virtio-balloon-pci
 echo $BASHPID >/sys/fs/cgroup/cgroup.procs
@@ -145,7 +153,7 @@ def build_image(out, file_mib, extra_mib=64, fill=None):
 def pick(default):
     """The configurations to run: C in the environment, or the default."""
     names = os.environ.get("C", "").split() or list(default)
-    unknown = [n for n in names if n not in CONFIGS]
+    unknown = [n for n in names if n.removesuffix(NO_INIT) not in CONFIGS]
     if unknown:
         raise rig.RigError(f"no configuration {' '.join(unknown)}; there are: "
                            f"{' '.join(CONFIGS)}")
@@ -158,8 +166,10 @@ class Host:
     def __init__(self, bench, config, *, guest_mib, real_mib, file_mib,
                  extra_mib=64, fill=None, guests=1, cpus=1, swap_mib=1024,
                  memory=4096):
-        modules, options, mounted = CONFIGS[config]
+        base = config.removesuffix(NO_INIT)
+        modules, options, mounted = CONFIGS[base]
         self.config = config
+        self.balloon = base == "balloon"
         self.guests = guests
         self.real_mib = real_mib
         self.guest_mib = guest_mib
@@ -167,7 +177,8 @@ class Host:
         self.extra_mib = extra_mib
         self.fill = fill
         self.variables = {
-            "config": config, "options": f"'{options}'",
+            "config": base, "options": f"'{options}'",
+            "append": "" if base == config else "init_on_alloc=0",
             "vswap": int(mounted), "guests": guests, "cpus": cpus,
             "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": DELAY_MS,
         }
@@ -206,7 +217,7 @@ class Host:
 
     def limit(self, real_mib):
         """Leave each VM that much memory, which is not more than it has."""
-        if self.config == "balloon":
+        if self.balloon:
             # What a guest is left with is what the others' VMs really have.
             for g in range(self.guests):
                 self.script(f"""qmp g{g} '{{"execute": "balloon", "arguments":
@@ -282,13 +293,13 @@ def run_by_percent(host, command, percents):
     rows, made = [], set()
     for percent in percents:
         real_mib = host.guest_mib * percent // 100
-        if host.config == "balloon" and real_mib < BALLOON_LEAST_MIB:
+        if host.balloon and real_mib < BALLOON_LEAST_MIB:
             break
         host.limit(real_mib)
         (*what, start, end), counts = host.counted(
             lambda: host.guest(command).split())
         failed = what == ["failed"]
-        if failed and host.config != "balloon":
+        if failed and not host.balloon:
             raise rig.RigError(f"{host.config} fails with {percent} %")
         if not failed:
             made.add(" ".join(what))
@@ -310,12 +321,15 @@ def compare(bench, results):
         made |= what
     if len(made) != 1:
         raise rig.RigError(f"guests made different things: {made}")
-    return rig.write_results(bench, by_metric(rows))
+    return results(bench, rows)
 
 
-def by_metric(rows):
-    """Rows of several configurations, a metric after the other."""
+def results(bench, rows):
+    """Write the results of several configurations, a metric after the other."""
     order = {}
     for row in rows:
         order.setdefault(row[1], []).append(row)
-    return [r for metric in order for r in order[metric]]
+    if DELAY_MS != DEFAULT_DELAY_MS:
+        bench += f"-{DELAY_MS}ms"
+    return rig.write_results(bench, [r for metric in order
+                                     for r in order[metric]])
