@@ -446,6 +446,20 @@ static struct file *vswap_unlock_fault(struct vm_fault *vmf)
 	return file;
 }
 
+/*
+ * From here on memory is charged to the process that a mapping belongs to: not
+ * everybody who faults is it.  What is returned is for vswap_end_charge().
+ */
+static struct mem_cgroup *vswap_charge_to(struct mm_struct *mm)
+{
+	return set_active_memcg(get_mem_cgroup_from_mm(mm));
+}
+
+static void vswap_end_charge(struct mem_cgroup *old)
+{
+	mem_cgroup_put(set_active_memcg(old));
+}
+
 /* The folio of an alias is in the page cache, the caller holds a reference. */
 static vm_fault_t vswap_fault_cached(struct vm_fault *vmf, struct folio *folio)
 {
@@ -489,15 +503,13 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 {
 	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
 	bool retry = vmf->flags & FAULT_FLAG_TRIED;
-	struct mem_cgroup *memcg, *old_memcg;
 	struct mm_struct *mm = vmf->vma->vm_mm;
+	struct mem_cgroup *old_memcg;
 	struct file *file = NULL;
 	struct folio *folio;
 	int ret = 0;
 
-	/* Not everybody who faults is the process that the memory belongs to. */
-	memcg = get_mem_cgroup_from_mm(mm);
-	old_memcg = set_active_memcg(memcg);
+	old_memcg = vswap_charge_to(mm);
 	folio = vswap_add_folio(ram, vmf->pgoff,
 				mapping_gfp_mask(ram->mapping));
 	kref_get(&image->kref);
@@ -513,8 +525,7 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 					 mm);
 		trace_kvm_vswap_refault(vmf->pgoff, entry, ret);
 	}
-	set_active_memcg(old_memcg);
-	mem_cgroup_put(memcg);
+	vswap_end_charge(old_memcg);
 	vswap_image_put(image);
 
 	if (!folio)
@@ -533,17 +544,15 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 static vm_fault_t vswap_fault_buffered(struct vm_fault *vmf,
 				       struct vswap_ram *ram)
 {
-	struct mem_cgroup *memcg, *old_memcg;
+	struct mem_cgroup *old_memcg;
 	struct file *file;
 	int ret;
 
-	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
-	old_memcg = set_active_memcg(memcg);
+	old_memcg = vswap_charge_to(vmf->vma->vm_mm);
 	file = vswap_unlock_fault(vmf);
 	ret = vswap_merge_buffer(ram, vmf->pgoff);
 	mutex_unlock(vswap_page_lock(ram, vmf->pgoff));
-	set_active_memcg(old_memcg);
-	mem_cgroup_put(memcg);
+	vswap_end_charge(old_memcg);
 
 	if (file) {
 		fput(file);
@@ -575,7 +584,7 @@ static bool vswap_may_be_huge(struct vm_fault *vmf, struct vswap_ram *ram)
  */
 static vm_fault_t vswap_fault_shmem(struct vm_fault *vmf, struct vswap_ram *ram)
 {
-	struct mem_cgroup *memcg, *old_memcg;
+	struct mem_cgroup *old_memcg;
 	struct folio *folio;
 	vm_fault_t ret;
 	bool huge;
@@ -601,12 +610,10 @@ static vm_fault_t vswap_fault_shmem(struct vm_fault *vmf, struct vswap_ram *ram)
 		count_vm_event(PGMAJFAULT);
 		ret |= VM_FAULT_MAJOR;
 	}
-	memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
-	old_memcg = set_active_memcg(memcg);
+	old_memcg = vswap_charge_to(vmf->vma->vm_mm);
 	err = shmem_get_folio(ram->mapping->host, vmf->pgoff, 0, &folio,
 			      SGP_CACHE);
-	set_active_memcg(old_memcg);
-	mem_cgroup_put(memcg);
+	vswap_end_charge(old_memcg);
 	if (err)
 		return vmf_error(err);
 	vmf->page = folio_file_page(folio, vmf->pgoff);
@@ -736,7 +743,7 @@ static vm_fault_t vswap_ram_page_mkwrite(struct vm_fault *vmf)
 {
 	struct vswap_ram *ram = vswap_vma_to_ram(vmf->vma);
 	struct folio *folio = page_folio(vmf->page);
-	struct mem_cgroup *memcg, *old_memcg;
+	struct mem_cgroup *old_memcg;
 	u64 entry;
 	int ret;
 
@@ -744,11 +751,9 @@ static vm_fault_t vswap_ram_page_mkwrite(struct vm_fault *vmf)
 
 	entry = vswap_get_entry(ram, vmf->pgoff);
 	if (vswap_entry_is_alias(entry)) {
-		memcg = get_mem_cgroup_from_mm(vmf->vma->vm_mm);
-		old_memcg = set_active_memcg(memcg);
+		old_memcg = vswap_charge_to(vmf->vma->vm_mm);
 		ret = vswap_end_alias(ram, vmf->pgoff);
-		set_active_memcg(old_memcg);
-		mem_cgroup_put(memcg);
+		vswap_end_charge(old_memcg);
 		if (!ret)
 			vswap_count(ram, VSWAP_BROKEN_BY_GUEST);
 		trace_kvm_vswap_break(vmf->pgoff, entry, false, ret);
