@@ -43,30 +43,36 @@ struct eli_held {
 static DEFINE_PER_CPU(struct eli_held, eli_held);
 static DEFINE_MUTEX(eli_vectors_lock);
 
-/* Allocate the lowest free vector of @cpu.  Returns the virq or an errno. */
+/*
+ * Allocate the lowest free vector of @cpu.  Returns the virq or an errno.
+ *
+ * The last IRQ that had the vector may have been freed while an interrupt was on
+ * its way.  The core lets it go by, but not if the vector is in use again, and IRQs
+ * without a handler are complained about.  So there is a handler before there is a
+ * vector; an IRQ needs a chip for that, which is the domain's later.
+ */
 static int eli_alloc_vector(int cpu, unsigned int *vector)
 {
 	struct irq_alloc_info info = { .mask = cpumask_of(cpu) };
 	struct irq_data *data;
-	int virq;
+	int virq, ret;
 
-	virq = __irq_domain_alloc_irqs(x86_vector_domain, -1, 1, cpu_to_node(cpu),
-				       &info, false, NULL);
-	if (virq <= 0)
-		return virq ?: -ENOSPC;
+	virq = irq_alloc_desc(cpu_to_node(cpu));
+	if (virq < 0)
+		return virq;
+	irq_set_chip_and_handler(virq, &dummy_irq_chip, handle_edge_irq);
+
+	/* Frees what was allocated if it fails. */
+	ret = __irq_domain_alloc_irqs(x86_vector_domain, virq, 1,
+				      cpu_to_node(cpu), &info, true, NULL);
+	if (ret < 0)
+		return ret;
 
 	data = irq_get_irq_data(virq);
 	if (WARN_ON_ONCE(!data || eli_irq_cpu(data) != cpu)) {
 		irq_dispose_mapping(virq);
 		return -EIO;
 	}
-
-	/*
-	 * The last IRQ that had the vector may have been freed while an interrupt
-	 * was on its way.  The core lets it go by, but not if the vector is in use
-	 * again, and IRQs without a handler are complained about.
-	 */
-	irq_set_handler(virq, handle_edge_irq);
 	*vector = irqd_cfg(data)->vector;
 	return virq;
 }
