@@ -529,6 +529,7 @@ class L1:
         self.spare = spare and self.accel == "tcg" and not icount
         self.dir = LOGS / name
         self.share = self.dir / "share"
+        self.lock = None
         self.process = None
 
     # Unix socket paths have 107 characters at most, so they live elsewhere.
@@ -639,9 +640,10 @@ class L1:
 
     def start(self):
         """Boot, and wait until commands can be run."""
+        digest = hashlib.sha256(str(self.dir).encode()).hexdigest()[:12]
+        self.lock = self._only_one(BUILD / "run" / f"{digest}.lock")
         shutil.rmtree(self.dir, ignore_errors=True)
         self.share.mkdir(parents=True)
-        digest = hashlib.sha256(str(self.dir).encode()).hexdigest()[:12]
         self.run_dir = BUILD / "run" / digest
         if len(str(self.run_dir)) > 80:
             self.run_dir = pathlib.Path("/tmp") / f"rig-{digest}"
@@ -676,6 +678,18 @@ class L1:
                                    f"{self.BOOT_TIMEOUT} s; see "
                                    f"{self.console}") from None
                 time.sleep(0.2)
+
+    def _only_one(self, path):
+        """A locked file.  What has the same name has the same files."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise RigError(f"{self.name} is running, with logs in {self.dir}; "
+                           "wait for it, or end it") from None
+        return lock
 
     def environment(self):
         """Variables that l1.sh expects."""
@@ -781,6 +795,8 @@ class L1:
             self.process.wait()
         if hasattr(self, "run_dir"):
             shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self.lock:
+            self.lock.close()
 
 
 # ----------------------------------------------------------------- results
