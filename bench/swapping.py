@@ -156,7 +156,7 @@ def pick(default):
     unknown = [n for n in names if n.removesuffix(NO_INIT) not in CONFIGS]
     if unknown:
         raise rig.RigError(f"no configuration {' '.join(unknown)}; there are: "
-                           f"{' '.join(CONFIGS)}")
+                           f"{' '.join(CONFIGS)}, and each with {NO_INIT}")
     return names
 
 
