@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The packet load at the far end of the assigned NIC's wire."""
 
+import collections
 import contextlib
 import json
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import rig
 
+LINGER = 10     # s
 
 class Load:
     """Runs tests/rig/netload.c against the igb of an L1."""
@@ -16,15 +18,34 @@ class Load:
         self.tool = rig.build_tool("netload")
         self.l1 = l1
 
-    def run(self, mode, seconds, param):
+    def run(self, mode, seconds, param, linger=0):
         """mode "window" or "rate"; see netload.c.  Returns its figures."""
         peer, qemu = self.l1.wire
         p = subprocess.run([self.tool, peer, qemu, rig.WIRE_MAC, mode,
-                            str(seconds), str(param)], capture_output=True,
-                           text=True, check=False, timeout=seconds + 60)
+                            str(seconds), str(param), str(linger)],
+                           capture_output=True, text=True, check=False,
+                           timeout=seconds + linger + 60)
         if p.returncode:
             raise rig.RigError(f"netload: {p.stderr}")
         return json.loads(p.stdout)
+
+    def exchange(self, packets, window, seconds=1, tries=5):
+        """Until so many packets were answered, however late.
+
+        A slow machine needs more tries and answers late; it does not lose packets.
+        Returns the sums of sent, received, late and lost, and as "answered" those
+        received or late; raises RigError if there were fewer than that.
+        """
+        total = collections.Counter()
+        for _ in range(tries):
+            total.update({what: n for what, n in
+                          self.run("window", seconds, window, LINGER).items()
+                          if what in ("sent", "received", "late", "lost")})
+            total["answered"] = total["received"] + total["late"]
+            if total["answered"] >= packets:
+                return total
+            time.sleep(1)
+        raise rig.RigError(f"the NIC does not work: {dict(total)}")
 
     @contextlib.contextmanager
     def background(self, mode, param):

@@ -2,7 +2,7 @@
 /*
  * The far end of an assigned NIC's wire: a load of ICMP echo requests.
  *
- *	netload PEER QEMU MAC MODE SECONDS [PARAM]
+ *	netload PEER QEMU MAC MODE SECONDS PARAM [LINGER]
  *
  * Speaks Ethernet frames over Unix datagram sockets with QEMU's
  * "-netdev dgram": PEER is bound here, QEMU is where QEMU listens.  MAC is the
@@ -15,13 +15,18 @@
  *
  * Prints one line of JSON: requests sent, replies received, seconds, replies
  * a second, and round-trip times in microseconds.  A request that got no
- * answer within RETRY_NS is given up, so that a lost frame costs no more.
+ * answer within RETRY_NS is not waited for any longer, so that a lost frame
+ * costs no more.  An answer that comes after that, or after the end, is late:
+ * it does not count as received and is not timed.  "lost" is what had neither.
+ * With LINGER, answers are waited for after the end until none came for so many
+ * seconds, which tells a slow machine from one that loses frames.
  */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,7 +112,7 @@ static void send_frame(const void *frame, size_t len)
 	}
 }
 
-static void send_echo(uint16_t seq)
+static void send_echo(uint16_t seq, uint64_t sent_ns)
 {
 	struct echo e = {
 		.eth = { .proto = htons(0x0800) },
@@ -121,7 +126,7 @@ static void send_echo(uint16_t seq)
 	memcpy(e.ip.src, my_ip, 4);
 	memcpy(e.ip.dst, nic_ip, 4);
 	e.ip.csum = checksum(&e.ip, sizeof(e.ip));
-	e.icmp.sent_ns = now_ns();
+	e.icmp.sent_ns = sent_ns;
 	e.icmp.csum = checksum(&e.icmp, sizeof(e.icmp));
 	send_frame(&e, sizeof(e));
 }
@@ -159,27 +164,30 @@ static int compare_u32(const void *a, const void *b)
 int main(int argc, char **argv)
 {
 	struct sockaddr_un peer = { .sun_family = AF_UNIX };
-	static uint64_t sent_at[65536];
-	uint64_t start, end, next, sent = 0, received = 0, lost = 0;
+	static uint64_t sent_at[65536];		/* 0 when answered */
+	static bool given_up[65536];
+	uint64_t start, end, next, last, sent = 0, received = 0, late = 0;
 	unsigned int window = 1, in_flight = 0, nr = 0;
-	double rate = 0, seconds;
+	double rate = 0, seconds, linger;
 	uint16_t seq = 0, oldest = 0;
 	uint32_t *rtt;
 
-	if (argc != 7 || strlen(argv[1]) >= sizeof(peer.sun_path) ||
+	if (argc < 7 || argc > 8 || strlen(argv[1]) >= sizeof(peer.sun_path) ||
 	    strlen(argv[2]) >= sizeof(qemu.sun_path) ||
 	    sscanf(argv[3], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &nic_mac[0],
 		   &nic_mac[1], &nic_mac[2], &nic_mac[3], &nic_mac[4],
 		   &nic_mac[5]) != 6)
 		goto usage;
 	seconds = atof(argv[5]);
+	linger = argc == 8 ? atof(argv[7]) : 0;
 	if (!strcmp(argv[4], "window"))
 		window = atoi(argv[6]);
 	else if (!strcmp(argv[4], "rate"))
 		rate = atof(argv[6]);
 	else
 		goto usage;
-	if (window < 1 || window > MAX_WINDOW || seconds <= 0 || rate < 0)
+	if (window < 1 || window > MAX_WINDOW || seconds <= 0 || rate < 0 ||
+	    linger < 0)
 		goto usage;
 
 	rtt = calloc(MAX_SAMPLES, sizeof(*rtt));
@@ -194,6 +202,7 @@ int main(int argc, char **argv)
 
 	start = now_ns();
 	next = start;
+	last = 0;
 	end = start + seconds * 1e9;
 	for (;;) {
 		struct pollfd pfd = { .fd = sock, .events = POLLIN };
@@ -202,23 +211,25 @@ int main(int argc, char **argv)
 		uint8_t buf[2048];
 		ssize_t len;
 
-		if (now >= end)
+		if (now >= end && (sent == received + late ||
+				   now >= (last > end ? last : end) + linger * 1e9))
 			break;
 		/* Give up what is overdue; what is oldest comes first. */
 		while (oldest != seq && (!sent_at[oldest] ||
 		       now - sent_at[oldest] > RETRY_NS)) {
 			if (sent_at[oldest]) {
-				sent_at[oldest] = 0;
+				given_up[oldest] = true;
 				in_flight--;
-				lost++;
 			}
 			oldest++;
 		}
-		while (rate ? next <= now : in_flight < window) {
+		while (now < end && (rate ? next <= now : in_flight < window)) {
 			if ((uint16_t)(seq + 1) == oldest)
 				break;
+			given_up[seq] = false;
 			sent_at[seq] = now_ns();
-			send_echo(seq++);
+			send_echo(seq, sent_at[seq]);
+			seq++;
 			in_flight++;
 			sent++;
 			next += rate ? 1e9 / rate : 0;
@@ -228,6 +239,7 @@ int main(int argc, char **argv)
 		ppoll(&pfd, 1, &ts, NULL);
 		while ((len = recv(sock, buf, sizeof(buf), MSG_DONTWAIT)) > 0) {
 			struct echo *e = (void *)buf;
+			uint16_t answered;
 
 			if (len >= (ssize_t)(sizeof(struct eth) + sizeof(struct arp)) &&
 			    ntohs(e->eth.proto) == 0x0806) {
@@ -236,26 +248,34 @@ int main(int argc, char **argv)
 			}
 			if (len < (ssize_t)sizeof(*e) ||
 			    ntohs(e->eth.proto) != 0x0800 || e->ip.proto != 1 ||
-			    e->icmp.type != 0 || ntohs(e->icmp.id) != 0xa11e ||
-			    !sent_at[ntohs(e->icmp.seq)])
+			    e->icmp.type != 0 || ntohs(e->icmp.id) != 0xa11e)
 				continue;
-			now = now_ns();
-			if (nr < MAX_SAMPLES)
-				rtt[nr++] = (now - sent_at[ntohs(e->icmp.seq)]) / 1000;
-			sent_at[ntohs(e->icmp.seq)] = 0;
-			in_flight--;
-			received++;
+			answered = ntohs(e->icmp.seq);
+			if (!sent_at[answered] ||
+			    e->icmp.sent_ns != sent_at[answered])
+				continue;
+			last = now_ns();
+			if (!given_up[answered])
+				in_flight--;
+			if (given_up[answered] || last >= end) {
+				late++;
+			} else {
+				if (nr < MAX_SAMPLES)
+					rtt[nr++] = (last - sent_at[answered]) / 1000;
+				received++;
+			}
+			sent_at[answered] = 0;
 		}
 	}
-	seconds = (now_ns() - start) / 1e9;
 	qsort(rtt, nr, sizeof(*rtt), compare_u32);
-	printf("{\"sent\": %llu, \"received\": %llu, \"lost\": %llu, \"seconds\": %.3f, \"per_s\": %.1f, \"rtt_p50_us\": %u, \"rtt_p99_us\": %u}\n",
+	printf("{\"sent\": %llu, \"received\": %llu, \"late\": %llu, \"lost\": %llu, \"seconds\": %.3f, \"per_s\": %.1f, \"rtt_p50_us\": %u, \"rtt_p99_us\": %u}\n",
 	       (unsigned long long)sent, (unsigned long long)received,
-	       (unsigned long long)lost, seconds, received / seconds,
+	       (unsigned long long)late,
+	       (unsigned long long)(sent - received - late), seconds, received / seconds,
 	       nr ? rtt[nr / 2] : 0, nr ? rtt[nr * 99ULL / 100] : 0);
 	unlink(peer.sun_path);
 	return 0;
 usage:
-	fprintf(stderr, "usage: netload PEER QEMU MAC window|rate SECONDS N\n");
+	fprintf(stderr, "usage: netload PEER QEMU MAC window|rate SECONDS N [LINGER]\n");
 	return 2;
 }
