@@ -34,7 +34,6 @@ QEMU_MIB = 48
 # A guest that has given up more is left without the memory to run anything.
 BALLOON_LEAST_MIB = 90
 DEFAULT_DELAY_MS = 2
-DELAY_MS = int(os.environ.get("DELAY_MS", DEFAULT_DELAY_MS))
 NO_INIT = "-noinit"
 
 # Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
@@ -150,6 +149,15 @@ def build_image(out, file_mib, extra_mib=64, fill=None):
            "-d", str(root), str(out))
 
 
+def delay_ms():
+    """Delay of the disks, from the environment."""
+    ms = os.environ.get("DELAY_MS", f"{DEFAULT_DELAY_MS}")
+    # What dm-delay takes, and a guest boots with.
+    if not ms.isdecimal() or int(ms) > 1000:
+        raise rig.RigError(f"DELAY_MS={ms}: not a number from 0 to 1000")
+    return int(ms)
+
+
 def pick(default):
     """The configurations to run: C in the environment, or the default."""
     names = os.environ.get("C", "").split() or list(default)
@@ -180,7 +188,7 @@ class Host:
             "config": base, "options": f"'{options}'",
             "append": "" if base == config else "init_on_alloc=0",
             "vswap": int(mounted), "guests": guests, "cpus": cpus,
-            "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": DELAY_MS,
+            "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": delay_ms(),
         }
         self.l1 = rig.L1(f"bench.{bench}.{config}", modules=modules,
                          memory=memory, spare=True, disks={
@@ -329,7 +337,7 @@ def results(bench, rows):
     order = {}
     for row in rows:
         order.setdefault(row[1], []).append(row)
-    if DELAY_MS != DEFAULT_DELAY_MS:
-        bench += f"-{DELAY_MS}ms"
+    if delay_ms() != DEFAULT_DELAY_MS:
+        bench += f"-{delay_ms()}ms"
     return rig.write_results(bench, [r for metric in order
                                      for r in order[metric]])
