@@ -92,6 +92,11 @@ demo: rig
 bench: rig
 	$(Q)C="$(C)" bench/run $(B)
 
+# What "make bench" left in $(BUILD)/results as a page with plots.
+.PHONY: report
+report: setup
+	$(Q)bench/report.py
+
 # The debug flavour (KASAN, lockdep, kmemleak): the tests that run in L1.
 .PHONY: debug-kernel
 debug-kernel: kernel

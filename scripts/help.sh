@@ -6,6 +6,7 @@ alleviate: exitless interrupts, sidecore vIOMMU and VSwapper for KVM
   make demo             see it work: everything from nothing, and a table
   make check            run all tests (T=GROUP or T=GROUP/NAME for some)
   make bench            measure (B=NAME for one); results in build/results
+  make report           all results as a page with plots, build/results/report.html
   make                  build the drop-in modules into build/modules/
   make install          install them for the running kernel; make uninstall
   make deb              build the DKMS package alleviate-dkms

@@ -39,6 +39,8 @@ PACKAGES=(
 	# to test
 	busybox-static e2fsprogs dmsetup iproute2 iputils-ping procps util-linux
 	debootstrap fio shellcheck libcap-dev libnuma-dev
+	# to draw results
+	gnuplot-nox
 	# the Intel flavour of L1
 	bochs bochs-term xorriso isolinux syslinux-common
 )

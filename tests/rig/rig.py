@@ -835,8 +835,8 @@ def describe(data):
     return f"Linux {host['kernel']}, {how}"
 
 
-def print_table(data, stream=sys.stdout):
-    """The same as a table: one line a metric, one column a configuration."""
+def table(data):
+    """Rows of text: one line a metric, one column a configuration."""
     configs = list(dict.fromkeys(r["config"] for r in data["rows"]))
     metrics = list(dict.fromkeys((r["metric"], r["unit"])
                                  for r in data["rows"]))
@@ -853,6 +853,12 @@ def print_table(data, stream=sys.stdout):
     for metric, unit in metrics:
         lines.append([f"{metric} [{unit}]" if unit else metric,
                       *(fmt(cell.get((c, metric))) for c in configs)])
+    return lines
+
+
+def print_table(data, stream=sys.stdout):
+    """The same as text."""
+    lines = table(data)
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     for row in lines:
         print("  " + row[0].ljust(widths[0]) + "".join(
