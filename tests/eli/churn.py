@@ -25,11 +25,10 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests/rig")]
 # pylint: disable=wrong-import-position
 import rig                  # noqa: E402
-from load import Load       # noqa: E402
+from churning import LINK, PACKETS, Churn   # noqa: E402
 
 SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else 120
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-PACKETS = 20
 
 START = """
 load_kvm eli=1
@@ -38,21 +37,10 @@ l2_start g -c 2 -p 1 -- -overcommit cpu-pm=on \\
 	-device vfio-pci,host=$(bind_vfio igb),bus=rp0,id=nic
 l2_wait g
 """
-LINK = """
-l2_run g 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-		[ -e /sys/class/net/eth0 ] && break; sleep 1; done
-	ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up'
-"""
 
 
-class Churn:
-    """One guest and what happens to it."""
-
-    def __init__(self, l1, rng):
-        self.l1 = l1
-        self.rng = rng
-        self.load = Load(l1)
-        self.done = {}
+class EliChurn(Churn):
+    """A guest with exitless interrupts."""
 
     def start(self):
         self.l1.script(START + LINK)
@@ -162,32 +150,14 @@ done
 """ + LINK)
         self.load.wait_link()
 
-    def kill(self):
-        """QEMU is killed."""
-        self.l1.script("kill -KILL $(l2_pid g); sleep 1; rm -f /run/rig/g.*")
-        self.start()
-
     def reload(self):
         """The modules are loaded again."""
         self.l1.script("l2_stop g; sleep 1; unload_kvm")
         self.start()
 
-    def run(self, seconds):
-        end = time.monotonic() + seconds
-        actions = [self.migrate, self.reroute, self.migrate, self.reroute,
-                   self.unplug, self.kill, self.reload]
-        order = []
-        while time.monotonic() < end:
-            if not order:
-                order = self.rng.sample(actions, len(actions))
-            action = order.pop()
-            with self.load.background("window", 4):
-                action()
-            self.works()
-            name = action.__name__
-            self.done[name] = self.done.get(name, 0) + 1
-            print(f"  {int(end - time.monotonic()):5} s left: {self.done}",
-                  flush=True)
+    def actions(self):
+        return [self.migrate, self.reroute, self.migrate, self.reroute,
+                self.unplug, self.kill, self.reload]
 
 
 def main():
@@ -196,7 +166,7 @@ def main():
                 spare=True, append="irqaffinity=0") as l1:
         l1.script("for i in /proc/irq/[0-9]*; do "
                   "echo 0 2>/dev/null >$i/smp_affinity_list || true; done")
-        churn = Churn(l1, random.Random(SEED))
+        churn = EliChurn(l1, random.Random(SEED))
         churn.start()
         churn.works()
         churn.share()

@@ -22,7 +22,6 @@ of building them.
 """
 
 import pathlib
-import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
@@ -57,13 +56,11 @@ def run_config(config, tests, directory, bad):
     with rig.L1(f"eli.selftests/{config}", modules=modules, cpus=3,
                 memory=3072, append="irqaffinity=0") as l1:
         rig.build_test_module(l1.kernel, "eliprod")
-        for name in {t.partition(":")[0] for t in tests}:
-            shutil.copy(directory / name, l1.share)
+        kselftest.copy(l1, directory, tests)
         l1.script(f"""
 load_kvm {options}
 modprobe irqbypass
 insmod "$RIG_MODULE_DIR/eliprod.ko" || fail "eliprod does not load"
-cp "$RIG_SHARE"/eli_*test /run
 mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
 """)
         if config != "stock":
@@ -77,26 +74,15 @@ mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
 
 def main():
     """Pick, run, report."""
-    names = sys.argv[1:]
-    unknown = [n for n in names if n not in CONFIGS and
-               n.partition(":")[0] not in TESTS]
-    if unknown:
-        print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
-              f"({' '.join(TESTS)}): {' '.join(unknown)}")
-        return 2
-    configs = ([n for n in names if n in CONFIGS] or
-               [c for c in CONFIGS if c != "stock"])
-    picked = [n for n in names if n not in CONFIGS]
-
+    named, picked = kselftest.pick(sys.argv[1:], CONFIGS, TESTS)
+    configs = named or [c for c in CONFIGS if c != "stock"]
     directory = kselftest.programs("eli")
-    bad = []
-    for config in configs:
-        tests = picked or (TESTS if names or config == "on" else TESTS[:1])
-        try:
-            run_config(config, tests, directory, bad)
-        except (rig.RigError, TimeoutError) as e:
-            print(f"  {config:<9} {e}")
-            bad.append(f"{config}/(L1): {e}")
+
+    def run_one(config, bad):
+        tests = picked or (TESTS if named or config == "on" else TESTS[:1])
+        run_config(config, tests, directory, bad)
+
+    bad = kselftest.run_configs(configs, run_one, keep_on=True)
     if bad:
         return kselftest.fail(bad)
     print(f"all pass in {len(configs)} configurations")

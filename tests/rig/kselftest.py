@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import time
 
 import rig
@@ -32,6 +33,41 @@ def programs(feature):
     rig.sh(str(rig.TOP / "scripts/build-selftests.sh"), feature)
     return (rig.BUILD / "selftests" / rig.Kernel().name / feature /
             "kvm/x86_64")
+
+
+def pick(names, configs, tests):
+    """The configurations and the tests, PROGRAM or PROGRAM:CASE, among names."""
+    unknown = [n for n in names if n not in configs and
+               n.partition(":")[0] not in tests]
+    if unknown:
+        raise rig.RigError(f"neither a configuration ({' '.join(configs)}) nor a "
+                           f"test ({' '.join(tests)}): {' '.join(unknown)}")
+    return ([n for n in names if n in configs],
+            [n for n in names if n not in configs])
+
+
+def copy(l1, directory, tests):
+    """The programs of tests to /run of L1."""
+    for name in {t.partition(":")[0] for t in tests}:
+        shutil.copy(directory / name, l1.share)
+        l1.run(f'cp "$RIG_SHARE/{name}" /run')
+
+
+def run_configs(configs, run_config, keep_on=False):
+    """Call run_config(config, bad) for each.  Returns its bad, with what it raised.
+
+    It ends with the first one that raises, unless the others do not depend on it.
+    """
+    bad = []
+    for config in configs:
+        try:
+            run_config(config, bad)
+        except (rig.RigError, TimeoutError) as e:
+            print(f"  {config:<9} {e}")
+            bad.append(f"{config}/(L1): {e}")
+            if not keep_on:
+                break
+    return bad
 
 
 def last(text):

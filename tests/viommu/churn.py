@@ -24,20 +24,14 @@ sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests/rig")]
 # pylint: disable=wrong-import-position
 import iommu                # noqa: E402
 import rig                  # noqa: E402
-from load import Load       # noqa: E402
+from churning import LINK, PACKETS, Churn   # noqa: E402
 
 SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else 120
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-PACKETS = 20
 
 BIND = """
 igb=$(bind_vfio igb)
 edu=$(bind_vfio edu)
-"""
-LINK = """
-l2_run g 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-		[ -e /sys/class/net/eth0 ] && break; sleep 1; done
-	ip addr add 10.9.9.2/24 dev eth0; ip link set eth0 up'
 """
 MAPPER = f"""
 l2_run g 'insmod /lib/dmaprobe.ko; cd /sys/bus/pci/devices/{iommu.GUEST_EDU}
@@ -51,14 +45,8 @@ END
 """
 
 
-class Churn:
-    """One guest and what happens to it."""
-
-    def __init__(self, l1, rng):
-        self.l1 = l1
-        self.rng = rng
-        self.load = Load(l1)
-        self.done = {}
+class ViommuChurn(Churn):
+    """A guest behind the in-kernel IOMMU."""
 
     def start(self, options="", log=True):
         worker = self.rng.choice(["none", "sidecore", "sidecore", "task"])
@@ -95,7 +83,7 @@ true""")
             raise rig.RigError(f"{why or 'the unit complains'}\n{state.out}")
 
     def is_gone(self):
-        """Nothing is left of a guest."""
+        """Neither a VM nor a mapping is left."""
         self.l1.script("""
 for i in {1..50}; do
 	[[ -d $(echo /sys/kernel/debug/kvm/*-*/) ]] || break
@@ -138,12 +126,6 @@ sleep 0.3
 qmp g '{"execute": "cont"}'
 """)
 
-    def kill(self):
-        """QEMU is killed."""
-        self.l1.script("kill -KILL $(l2_pid g); sleep 1; rm -f /run/rig/g.*")
-        self.is_gone()
-        self.start()
-
     def unbind(self):
         """The host takes the NIC away from QEMU, which has to be killed for it."""
         self.l1.script("""
@@ -166,22 +148,9 @@ modprobe -r viommu-shadow || fail "viommu-shadow does not unload"
 """)
         self.start()
 
-    def run(self, seconds):
-        end = time.monotonic() + seconds
-        actions = [self.rebind, self.migrate, self.rebind, self.pause,
-                   self.kill, self.unbind, self.reload]
-        order = []
-        while time.monotonic() < end:
-            if not order:
-                order = self.rng.sample(actions, len(actions))
-            action = order.pop()
-            with self.load.background("window", 4):
-                action()
-            self.works()
-            name = action.__name__
-            self.done[name] = self.done.get(name, 0) + 1
-            print(f"  {int(end - time.monotonic()):5} s left: {self.done}",
-                  flush=True)
+    def actions(self):
+        return [self.rebind, self.migrate, self.rebind, self.pause,
+                self.kill, self.unbind, self.reload]
 
 
 def main():
@@ -189,7 +158,7 @@ def main():
     with rig.L1("viommu.churn.l1", modules="viommu", devices=["igb", "edu"],
                 cpus=3, spare=True, append="iommu.strict=1 slab_nomerge",
                 guest_modules=["dmaprobe"]) as l1:
-        churn = Churn(l1, random.Random(SEED))
+        churn = ViommuChurn(l1, random.Random(SEED))
         churn.start()
         churn.works()
         churn.run(SECONDS)

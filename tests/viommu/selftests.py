@@ -24,7 +24,6 @@ each of its cases, and another sequence of them.
 import os
 import pathlib
 import re
-import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
@@ -94,31 +93,16 @@ unload_kvm || fail "kvm does not unload"
 
 def main():
     """Pick, run, report."""
-    names = sys.argv[1:]
-    unknown = [n for n in names if n not in CONFIGS and
-               n.partition(":")[0] not in TESTS]
-    if unknown:
-        print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
-              f"({' '.join(TESTS)}): {' '.join(unknown)}")
-        return 2
+    configs, tests = kselftest.pick(sys.argv[1:], CONFIGS, TESTS)
     directory = kselftest.programs("viommu")
-    configs = [n for n in names if n in CONFIGS] or DEFAULT
-    tests = ([n for n in names if n not in CONFIGS] or
-             [t for t in TESTS if (directory / t).exists()])
+    configs = configs or DEFAULT
+    tests = tests or [t for t in TESTS if (directory / t).exists()]
 
-    bad = []
     with rig.L1("viommu.selftests.l1", modules="viommu", cpus=3, spare=True,
                 memory=3072, devices=["edu"]) as l1:
-        for name in {t.partition(":")[0] for t in tests}:
-            shutil.copy(directory / name, l1.share)
-        l1.run('cp "$RIG_SHARE"/viommu_*test /run')
-        for config in configs:
-            try:
-                run_config(l1, config, tests, bad)
-            except (rig.RigError, TimeoutError) as e:
-                print(f"  {config:<9} {e}")
-                bad.append(f"{config}/(L1): {e}")
-                break
+        kselftest.copy(l1, directory, tests)
+        bad = kselftest.run_configs(
+            configs, lambda config, bad: run_config(l1, config, tests, bad))
     if bad:
         return kselftest.fail(bad)
     print(f"{len(tests)} programs are right in {len(configs)} configurations")

@@ -17,7 +17,6 @@ building it.  SECONDS is how long the stress lasts, 10 by default.
 
 import argparse
 import pathlib
-import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
@@ -30,7 +29,6 @@ LIMIT = 600             # seconds for all cases but the stress
 ENV = "VSWAP_LOWER=/run/lower"
 
 SETUP = """
-cp "$RIG_SHARE"/vswap_preventer_test /run
 mkfs.ext4 -q "$(disk image)"
 mkdir -p /run/lower
 mount "$(disk image)" /run/lower
@@ -65,12 +63,12 @@ def main():
     parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
 
-    path = kselftest.programs("vswap") / TEST
+    directory = kselftest.programs("vswap")
     bad = []
     passed = 0
     with rig.L1("vswap.preventer.l1", modules="vswap", memory=2048, spare=True,
                 disks={"swap": 512, "image": 256}) as l1:
-        shutil.copy(path, l1.share)
+        kselftest.copy(l1, directory, [TEST])
         l1.script(SETUP + PARAMETERS % " ".join(BAD))
         for case in args.cases or [None]:
             test = f"{TEST}:{case}" if case else TEST

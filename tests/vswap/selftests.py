@@ -21,7 +21,6 @@ of building them, STRESS are arguments of vswap_stress_test, e.g. "-n 10000000
 
 import os
 import pathlib
-import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
@@ -93,32 +92,17 @@ unload_kvm || fail "kvm does not unload"
 
 def main():
     """Pick, run, report."""
-    names = sys.argv[1:]
-    unknown = [n for n in names if n not in CONFIGS and
-               n.partition(":")[0] not in TESTS]
-    if unknown:
-        print(f"neither a configuration ({' '.join(CONFIGS)}) nor a test "
-              f"({' '.join(TESTS)}): {' '.join(unknown)}")
-        return 2
+    configs, tests = kselftest.pick(sys.argv[1:], CONFIGS, TESTS)
     directory = kselftest.programs("vswap")
-    configs = [n for n in names if n in CONFIGS] or DEFAULT
-    tests = ([n for n in names if n not in CONFIGS] or
-             [t for t in TESTS if (directory / t).exists()])
+    configs = configs or DEFAULT
+    tests = tests or [t for t in TESTS if (directory / t).exists()]
 
-    bad = []
     with rig.L1("vswap.selftests.l1", modules="vswap", memory=1536, spare=True,
                 disks={"swap": 768, "image": 512, "idle": 16}) as l1:
-        for name in {t.partition(":")[0] for t in tests}:
-            shutil.copy(directory / name, l1.share)
-        l1.run('cp "$RIG_SHARE"/vswap_*test /run')
+        kselftest.copy(l1, directory, tests)
         l1.script(SETUP)
-        for config in configs:
-            try:
-                run_config(l1, config, tests, bad)
-            except (rig.RigError, TimeoutError) as e:
-                print(f"  {config:<9} {e}")
-                bad.append(f"{config}/(L1): {e}")
-                break
+        bad = kselftest.run_configs(
+            configs, lambda config, bad: run_config(l1, config, tests, bad))
     if bad:
         return kselftest.fail(bad)
     print(f"{len(tests)} programs are right in {len(configs)} configurations")
