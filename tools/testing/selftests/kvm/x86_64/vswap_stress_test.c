@@ -40,6 +40,8 @@
 #define MAX_PAGES	32u
 #define MAX_THREADS	16u
 #define HISTORY		12u
+/* Comparisons that are worth a message. */
+#define PROGRESS	1000000ul
 
 static unsigned long nr_checks = 150000;
 static unsigned long nr_fsx = 3000;
@@ -594,6 +596,7 @@ static const struct {
 
 static void *act(void *data)
 {
+	unsigned long next = PROGRESS;
 	unsigned int i, n, sum = 0;
 	struct thread *t = data;
 
@@ -607,6 +610,10 @@ static void *act(void *data)
 		pthread_rwlock_rdlock(&all_lock);
 		actions[i].act(t);
 		pthread_rwlock_unlock(&all_lock);
+		if (t == threads && atomic_load(&checks) >= next) {
+			ksft_print_msg("%lu compared\n", next);
+			next += PROGRESS;
+		}
 	}
 	return NULL;
 }
