@@ -120,7 +120,7 @@ distclean-system:
 clean:
 	$(Q)rm -rf $(BUILD)/tree $(BUILD)/modules $(BUILD)/rig $(BUILD)/logs \
 		$(BUILD)/results $(BUILD)/run $(BUILD)/vmx $(BUILD)/selftests $(BUILD)/series \
-		$(BUILD)/*.deb
+		$(BUILD)/tools $(BUILD)/*.deb
 
 .PHONY: distclean
 distclean:
@@ -138,10 +138,18 @@ install:
 uninstall:
 	$(Q)KERNELRELEASE="$(KERNELRELEASE)" scripts/install-modules.sh uninstall
 
-# The DKMS package, $(BUILD)/alleviate-dkms_VERSION_all.deb
+# The DKMS package, $(BUILD)/alleviate-dkms_VERSION_all.deb, and that of the tools,
+# alleviate-tools_VERSION_ARCH.deb
 .PHONY: deb
 deb:
 	$(Q)scripts/make-deb.sh "$(FEATURES)"
+	$(Q)scripts/make-tools-deb.sh "$(FEATURES)"
+
+# The tools alone, into $(DESTDIR)$(PREFIX)
+.PHONY: install-tools
+install-tools:
+	$(Q)for f in $(FEATURES); do \
+		$(MAKE) -C tools/kvm/$$f O="$(BUILD)/tools/$$f" install || exit; done
 
 ### Upstream series
 

@@ -9,7 +9,8 @@ alleviate: exitless interrupts, sidecore vIOMMU and VSwapper for KVM
   make report           all results as a page with plots, build/results/report.html
   make                  build the drop-in modules into build/modules/
   make install          install them for the running kernel; make uninstall
-  make deb              build the DKMS package alleviate-dkms
+  make install-tools    install eli-stat, viommu-run and vswap (DESTDIR, PREFIX)
+  make deb              build the DKMS package alleviate-dkms, and alleviate-tools
   make series           write the upstream series to build/series/
   make series-check     prove that it applies, builds at each step and is clean
   make selftests        build the kernel's own KVM selftests

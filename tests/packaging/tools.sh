@@ -1,0 +1,66 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# desc: the package of tools can be installed, and its programs run
+# kind: host
+# tier: 2
+# takes: 20
+# timeout: 200
+#
+# Verify alleviate-tools: apt finds what it depends on, what it has runs from where it
+# is installed, it is the same when built again, and each feature has its own part.
+
+. "$(dirname "$0")/../../scripts/common.sh"
+
+fail()
+{
+	printf 'FAIL: %s\n' "$*"
+	exit 1
+}
+
+# package DIR FEATURES: build it, print its name
+package()
+{
+	mkdir -p "$1"
+	BUILD=$1 "$TOP/scripts/make-tools-deb.sh" "$2" >/dev/null
+	echo "$1"/alleviate-tools_*.deb
+}
+
+work=$(mktemp -d "$BUILD/tools-test.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+export SOURCE_DATE_EPOCH=1700000000
+
+deb=$(package "$work/1" "eli viommu vswap")
+[[ $(sha256sum <"$deb") == $(sha256sum <"$(package "$work/2" "vswap eli viommu")") ]] ||
+	fail "it differs when built again"
+apt-get -s -o Debug::NoLocking=1 install "$deb" >"$work/apt" 2>&1 ||
+	fail "apt would not install it: $(tail -n 3 "$work/apt")"
+grep -q '^Inst alleviate-tools ' "$work/apt" || fail "apt does not install it"
+
+dpkg-deb -x "$deb" "$work/root"
+export PATH=$work/root/usr/bin:$work/root/usr/sbin:$PATH
+[[ $(eli-stat --version) == "eli-stat "* ]] || fail "eli-stat does not run"
+[[ $(vswap --version) == "vswap "* ]] || fail "vswap does not run"
+[[ $(viommu-run --help) == *"--optional"* ]] || fail "viommu-run does not run"
+# It finds its library, and gets as far as asking for devices.
+output=$(viommu-run qemu-system-x86_64 -M q35 2>&1) && fail "nothing to protect: $output"
+[[ $output != *libviommu* ]] || fail "viommu-run does not find its library: $output"
+ldd "$work/root/usr/lib/libviommu.so" | grep -q "not found" &&
+	fail "libviommu.so lacks libraries"
+for file in eli-stat.txt viommu-run.txt vswap.txt eli.rst viommu.rst vswap.rst copyright; do
+	[[ -s $work/root/usr/share/doc/alleviate-tools/$file ]] || fail "it has no $file"
+done
+
+for f in eli viommu vswap; do
+	dpkg-deb -c "$(package "$work/$f" "$f")" >"$work/list"
+	case $f in
+	eli) yes=/eli-stat$ no='/(vswap|viommu-run)$' ;;
+	viommu) yes=/viommu-run$ no='/(vswap|eli-stat)$' ;;
+	vswap) yes=/vswap$ no='/(eli-stat|viommu-run)$' ;;
+	esac
+	grep -qE "$yes" "$work/list" || fail "$f alone has not what is its own"
+	grep -qE "$no" "$work/list" && fail "$f alone has what is another's"
+done
+make -s -C "$TOP" BUILD="$work/b" DESTDIR="$work/dest" PREFIX=/opt install-tools >/dev/null
+[[ -x $work/dest/opt/sbin/vswap && -x $work/dest/opt/sbin/eli-stat &&
+   -x $work/dest/opt/bin/viommu-run ]] || fail "make install-tools does not install"
+exit 0
