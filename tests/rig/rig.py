@@ -572,6 +572,9 @@ class L1:
                   f"rig.modules={self.modroot}", f"rig.share={self.share}"]
         if self.spare:
             append.append(f"rig.cpus=1-{self.cpus}")
+        if self.kernel.flavour == "debug" and self.cpus + self.spare > 1:
+            # A checked tick takes much of the time until the next one.
+            append.append(f"nohz_full=1-{self.cpus + self.spare - 1}")
         if self.iommu:
             append += ["intel_iommu=on", "iommu=pt"]
         if self.iommu == "amd":
@@ -678,6 +681,9 @@ class L1:
                                    f"{self.BOOT_TIMEOUT} s; see "
                                    f"{self.console}") from None
                 time.sleep(0.2)
+        if self.kernel.flavour == "debug":
+            # stop() scans; more would keep a CPU busy.
+            self.run("echo scan=off >/sys/kernel/debug/kmemleak")
 
     def _only_one(self, path):
         """A locked file.  What has the same name has the same files."""
