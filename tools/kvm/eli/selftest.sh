@@ -199,6 +199,9 @@ json "JSON" "vm[100]['direct'] == 1 and vm[100]['wanting'] == 2 and
 	vm[100]['devices'] == [{'address': '0000:00:06.0', 'driver': 'vfio-pci',
 				'irqs': 111}] and
 	vm[20]['why'] == 'no irqs' and vm[20]['vcpus'][0]['mode'] is None"
+put proc/20/comm $'qemu\e[31m\xc2\x9b31m'
+check "names of processes do nothing to a terminal" grep -q '^ *20 qemu?\[31m?31m ' \
+	<(./eli-stat 20)
 check "why: no device" grep -q "  no device is assigned" <(./eli-stat --why 20)
 
 put proc/irq/26/effective_affinity_list 1

@@ -308,6 +308,17 @@ static void scan(char **args, bool first)
 
 /* ------------------------------------------------------------- output */
 
+/* Without what a terminal would act upon: anybody can name a process. */
+static const char *printable(const char *text, char *buf, size_t size)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < size && text[i]; i++)
+		buf[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+	buf[i] = '\0';
+	return buf;
+}
+
 /* In five characters or less: 4.2M, 317M, 12G. */
 static const char *human(uint64_t bytes, char *buf, size_t size)
 {
@@ -354,12 +365,12 @@ static uint64_t rate(uint64_t now, uint64_t before, double seconds)
 static void print_vm(const struct vm *vm, double seconds)
 {
 	const struct kvm_vswap_stats *s = &vm->stats, *b = &vm->before;
-	char text[6][16];
+	char text[6][16], comm[sizeof(vm->comm)];
 
 	/* What began meanwhile has counted from then on. */
 	printf("%7d %-15.15s %5s %5s %5s %5s %5s %5s %7" PRIu64 " %7" PRIu64
 	       " %7" PRIu64 " %7" PRIu64 " %7" PRIu64 " %7" PRIu64 " %6" PRIu64 "\n",
-	       vm->pid, vm->comm,
+	       vm->pid, printable(vm->comm, comm, sizeof(comm)),
 	       human(s->pages * page_size, text[0], sizeof(text[0])),
 	       human(s->resident * page_size, text[1], sizeof(text[1])),
 	       human(s->swapped * page_size, text[2], sizeof(text[2])),
