@@ -572,9 +572,6 @@ class L1:
                   f"rig.modules={self.modroot}", f"rig.share={self.share}"]
         if self.spare:
             append.append(f"rig.cpus=1-{self.cpus}")
-        if self.kernel.flavour == "debug" and self.cpus + self.spare > 1:
-            # A checked tick takes much of the time until the next one.
-            append.append(f"nohz_full=1-{self.cpus + self.spare - 1}")
         if self.iommu:
             append += ["intel_iommu=on", "iommu=pt"]
         if self.iommu == "amd":
