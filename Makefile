@@ -148,8 +148,8 @@ deb:
 # The tools alone, into $(DESTDIR)$(PREFIX)
 .PHONY: install-tools
 install-tools:
-	$(Q)for f in $(FEATURES); do \
-		$(MAKE) -C tools/kvm/$$f O="$(BUILD)/tools/$$f" install || exit; done
+	$(Q). scripts/common.sh; for f in $$(canonical_features "$(FEATURES)"); do \
+		$(MAKE) -C tools/kvm/$$f O="$(BUILD)/tools/$$f" install; done
 
 ### Upstream series
 

@@ -16,7 +16,10 @@ version=$(<"$TOP/VERSION")
 export SOURCE_DATE_EPOCH
 arch=$(dpkg --print-architecture)
 deb=$BUILD/alleviate-tools_${version}_$arch.deb
-[[ $features ]] || die "there are no tools without FEATURES"
+if [[ ! $features ]]; then
+	note DEB "no features, no tools"
+	exit 0
+fi
 
 mkdir -p "$BUILD"
 work=$(mktemp -d "$BUILD/deb-tools.XXXXXX")
@@ -37,7 +40,9 @@ for f in $features; do
 		fi
 	done
 done
-install -m 644 "$TOP/packaging/debian/copyright" "$doc/"
+# Its comment is on the patches of the other package.
+sed '/^Comment:/,$d' "$TOP/packaging/debian/copyright" >"$doc/copyright"
+chmod 644 "$doc/copyright"
 
 # Which libraries, in which versions, those that are linked need.
 mapfile -t linked < <(find "$root" -type f -print0 | sort -z |

@@ -36,18 +36,18 @@ apt-get -s -o Debug::NoLocking=1 install "$deb" >"$work/apt" 2>&1 ||
 	fail "apt would not install it: $(tail -n 3 "$work/apt")"
 grep -q '^Inst alleviate-tools ' "$work/apt" || fail "apt does not install it"
 
-dpkg-deb -x "$deb" "$work/root"
-export PATH=$work/root/usr/bin:$work/root/usr/sbin:$PATH
+dpkg-deb -x "$deb" "$work/unpacked"
+export PATH=$work/unpacked/usr/bin:$work/unpacked/usr/sbin:$PATH
 [[ $(eli-stat --version) == "eli-stat "* ]] || fail "eli-stat does not run"
 [[ $(vswap --version) == "vswap "* ]] || fail "vswap does not run"
 [[ $(viommu-run --help) == *"--optional"* ]] || fail "viommu-run does not run"
 # It finds its library, and gets as far as asking for devices.
 output=$(viommu-run qemu-system-x86_64 -M q35 2>&1) && fail "nothing to protect: $output"
 [[ $output != *libviommu* ]] || fail "viommu-run does not find its library: $output"
-ldd "$work/root/usr/lib/libviommu.so" | grep -q "not found" &&
+ldd "$work/unpacked/usr/lib/libviommu.so" | grep -q "not found" &&
 	fail "libviommu.so lacks libraries"
 for file in eli-stat.txt viommu-run.txt vswap.txt eli.rst viommu.rst vswap.rst copyright; do
-	[[ -s $work/root/usr/share/doc/alleviate-tools/$file ]] || fail "it has no $file"
+	[[ -s $work/unpacked/usr/share/doc/alleviate-tools/$file ]] || fail "it has no $file"
 done
 
 for f in eli viommu vswap; do
@@ -60,7 +60,9 @@ for f in eli viommu vswap; do
 	grep -qE "$yes" "$work/list" || fail "$f alone has not what is its own"
 	grep -qE "$no" "$work/list" && fail "$f alone has what is another's"
 done
-make -s -C "$TOP" BUILD="$work/b" DESTDIR="$work/dest" PREFIX=/opt install-tools >/dev/null
-[[ -x $work/dest/opt/sbin/vswap && -x $work/dest/opt/sbin/eli-stat &&
-   -x $work/dest/opt/bin/viommu-run ]] || fail "make install-tools does not install"
+BUILD=$work/none "$TOP/scripts/make-tools-deb.sh" none >/dev/null || fail "none is an error"
+make -s -C "$TOP" BUILD="$work/b" FEATURES="vswap,eli,viommu" DESTDIR="$work/dest" \
+	PREFIX=/usr install-tools >/dev/null
+[[ -x $work/dest/usr/sbin/vswap && -x $work/dest/usr/sbin/eli-stat &&
+   -x $work/dest/usr/bin/viommu-run ]] || fail "make install-tools does not install"
 exit 0

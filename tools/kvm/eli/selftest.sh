@@ -11,7 +11,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL O OUTPUT
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-export ELI_STAT_ROOT=$tmp/root
+export ELI_STAT_ROOT=$tmp/fs
 
 count=0
 failed=0
@@ -72,8 +72,8 @@ if not eval("(" + sys.argv[2] + ")"):
 
 put() # FILE TEXT
 {
-	mkdir -p "$(dirname "$tmp/root/$1")"
-	printf '%s\n' "$2" >"$tmp/root/$1"
+	mkdir -p "$(dirname "$tmp/fs/$1")"
+	printf '%s\n' "$2" >"$tmp/fs/$1"
 }
 
 # A VM with two vCPUs, threads PID + 1 and PID + 2.
@@ -92,7 +92,7 @@ make_vm() # PID CPUS-OF-VCPU-0 CPUS-OF-VCPU-1
 	put "$vm/irq_injections" 50
 	put "$vm/halt_exits" 10
 	put "$vm/pages_4k" 7
-	mkdir -p "$tmp/root/proc/$pid/fd"
+	mkdir -p "$tmp/fs/proc/$pid/fd"
 }
 
 echo "TAP version 13"
@@ -112,8 +112,8 @@ for n in 0 x 1.5 99999999999; do
 		<(./eli-stat "--count=$n" 2>&1)
 done
 check "one form only" grep -q "not allowed with" <(./eli-stat --json --why 2>&1)
-expect "no KVM" 1 "eli-stat: $tmp/root/sys/kernel/debug/kvm: not there; is KVM loaded, and debugfs mounted?"
-mkdir -p "$tmp/root/sys/kernel/debug/kvm"
+expect "no KVM" 1 "eli-stat: $tmp/fs/sys/kernel/debug/kvm: not there; is KVM loaded, and debugfs mounted?"
+mkdir -p "$tmp/fs/sys/kernel/debug/kvm"
 
 ### Stock KVM
 
@@ -131,15 +131,15 @@ put proc/interrupts \
  25:          0         11   PCI-MSIX-0000:00:06.0   1-edge      vfio-msix[1](0000:00:06.0)
  26:          0          3   PCI-MSIX-0000:00:07.0   0-edge      nvme0q0
 NMI:          0          9   Non-maskable interrupts"
-mkdir -p "$tmp/root/sys/kernel/iommu_groups/9/devices/"{0000:00:06.0,0000:00:01.0} \
-	"$tmp/root/sys/bus/pci/drivers/"{vfio-pci,pcieport} \
-	"$tmp/root/sys/bus/pci/devices/"{0000:00:06.0,0000:00:01.0}
-ln -s ../../drivers/vfio-pci "$tmp/root/sys/bus/pci/devices/0000:00:06.0/driver"
-ln -s ../../drivers/pcieport "$tmp/root/sys/bus/pci/devices/0000:00:01.0/driver"
+mkdir -p "$tmp/fs/sys/kernel/iommu_groups/9/devices/"{0000:00:06.0,0000:00:01.0} \
+	"$tmp/fs/sys/bus/pci/drivers/"{vfio-pci,pcieport} \
+	"$tmp/fs/sys/bus/pci/devices/"{0000:00:06.0,0000:00:01.0}
+ln -s ../../drivers/vfio-pci "$tmp/fs/sys/bus/pci/devices/0000:00:06.0/driver"
+ln -s ../../drivers/pcieport "$tmp/fs/sys/bus/pci/devices/0000:00:01.0/driver"
 make_vm 100 1 0-1
 make_vm 20 0-1 0-1
-ln -s /dev/vfio/vfio "$tmp/root/proc/100/fd/8"
-ln -s /dev/vfio/9 "$tmp/root/proc/100/fd/9"
+ln -s /dev/vfio/vfio "$tmp/fs/proc/100/fd/8"
+ln -s /dev/vfio/9 "$tmp/fs/proc/100/fd/9"
 
 expect "stock, text" 0 \
 "     pid command         vcpus direct   dev-irq     exits  irq-exit    inject   entries  host-irq why
@@ -225,7 +225,7 @@ json "all are direct" "vm[100]['why'] == 'direct' and vm[100]['direct'] == 2"
 put "$vm/halt_exits" 400
 check "why: halts" grep -q "  40 % of its exits are for halting" <(./eli-stat --why 100)
 put "$vm/eli" "off for good: remapped
-$(cat "$tmp/root/$vm/eli")"
+$(cat "$tmp/fs/$vm/eli")"
 check "why: off for good" grep -q "  off for good: the guest maps its IDT elsewhere" \
 	<(./eli-stat --why 100)
 
