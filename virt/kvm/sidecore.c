@@ -431,6 +431,15 @@ void kvm_sidecore_activate(struct kvm_sidecore_client *client)
 	sidecore_kick(sc);
 }
 
+/*
+ * The CPU whose sidecore polls @client, or -1 if a thread of its own does.  To be
+ * called between add and remove.
+ */
+int kvm_sidecore_cpu(const struct kvm_sidecore_client *client)
+{
+	return client->sidecore->task ? -1 : client->sidecore->cpu;
+}
+
 /* Somebody who polls exists, for a client that kvm_sidecore_add() took. */
 bool kvm_sidecore_available(void)
 {

@@ -74,5 +74,6 @@ int kvm_sidecore_add(struct kvm_sidecore_client *client);
 int kvm_sidecore_add_task(struct kvm_sidecore_client *client);
 void kvm_sidecore_remove(struct kvm_sidecore_client *client);
 void kvm_sidecore_activate(struct kvm_sidecore_client *client);
+int kvm_sidecore_cpu(const struct kvm_sidecore_client *client);
 
 #endif /* __KVM_SIDECORE_H */

@@ -36,6 +36,17 @@ static const char * const viommu_attached_names[] = {
 	[VIOMMU_TRANSLATED] = "translated",
 };
 
+static void viommu_show_worker(struct seq_file *m, struct kvm_viommu *v)
+{
+	if (!v->client.sidecore)
+		seq_puts(m, "none\n");
+	else if (kvm_sidecore_cpu(&v->client) < 0)
+		seq_puts(m, "a thread of the VM's own\n");
+	else
+		seq_printf(m, "sidecore of CPU %d\n",
+			   kvm_sidecore_cpu(&v->client));
+}
+
 static void viommu_show_domain(struct seq_file *m, struct kvm_viommu *v,
 			       struct viommu_domain *d)
 {
@@ -70,10 +81,11 @@ static int viommu_show(struct seq_file *m, void *unused)
 	unsigned int i;
 
 	mutex_lock(&v->lock);
-	seq_printf(m, "base 0x%llx mode %s worker %s\n", v->base,
-		   v->direct ? "direct" : "trapped",
-		   v->client.sidecore ? "yes" : "none");
-	seq_printf(m, "root 0x%llx mapped %llu pages\n", v->root, v->nr_mapped);
+	seq_printf(m, "base 0x%llx mode %s worker ", v->base,
+		   v->direct ? "direct" : "trapped");
+	viommu_show_worker(m, v);
+	seq_printf(m, "root 0x%llx teardown %s mapped %llu of %llu pages\n", v->root,
+		   viommu_teardowns[v->teardown], v->nr_mapped, viommu_max_mapped(v));
 	for (i = 0; i < ARRAY_SIZE(viommu_dumped); i++)
 		seq_printf(m, "%-8s 0x%llx\n", viommu_dumped[i].name,
 			   viommu_dumped[i].len == 4 ?

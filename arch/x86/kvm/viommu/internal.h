@@ -390,6 +390,7 @@ enum vtd_fault viommu_read_context(struct kvm_viommu *v, u16 sid,
 enum vtd_fault viommu_translate(struct kvm_viommu *v,
 				const struct viommu_context *ctx, u64 iova,
 				u32 access, struct kvm_viommu_translate *t);
+u64 viommu_max_mapped(struct kvm_viommu *v);
 bool viommu_sync_domain(struct kvm_viommu *v, struct viommu_domain *d,
 			unsigned int *budget);
 void viommu_unmap_gfns(struct kvm_viommu *v, gfn_t start, gfn_t end);
@@ -412,6 +413,7 @@ extern const struct kvm_device_ops kvm_viommu_ops;
 /* viommu.c */
 extern unsigned int viommu_poll_us;
 extern unsigned int viommu_teardown;
+extern const char * const viommu_teardowns[KVM_VIOMMU_TEARDOWN_OPTIMISTIC + 1];
 int viommu_start(struct kvm_viommu *v);
 void viommu_stop(struct kvm_viommu *v);
 void viommu_kick(struct kvm_viommu *v);

@@ -312,7 +312,8 @@ static u64 viommu_unmap_range(struct kvm_viommu *v, struct viommu_domain *d,
 	return last + 1;
 }
 
-static u64 viommu_max_mapped(struct kvm_viommu *v)
+/* Pages of 4 KiB that may be mapped; those that are more are not. */
+u64 viommu_max_mapped(struct kvm_viommu *v)
 {
 	return v->max_pages ?: 2 * (u64)v->kvm->nr_memslot_pages;
 }

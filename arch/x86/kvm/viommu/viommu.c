@@ -59,7 +59,7 @@ static const struct kernel_param_ops viommu_poll_us_ops = {
 module_param_cb(viommu_poll_us, &viommu_poll_us_ops, &viommu_poll_us, 0644);
 MODULE_PARM_DESC(viommu_poll_us, "Time to poll for a guest that is idle, in us, 1..1000000 (default: 1000)");
 
-static const char * const viommu_teardowns[] = {
+const char * const viommu_teardowns[] = {
 	[KVM_VIOMMU_TEARDOWN_STRICT] = "strict",
 	[KVM_VIOMMU_TEARDOWN_DEFERRED] = "deferred",
 	[KVM_VIOMMU_TEARDOWN_OPTIMISTIC] = "optimistic",
