@@ -4,58 +4,14 @@
 # Verify that eli-stat does what eli-stat(8) says, with files in place of the
 # kernel's.  Output is TAP; the exit status is 0 if all is well, 1 otherwise.
 
-set -euo pipefail
-export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
 cd "$(dirname "$0")"
-unset MAKEFLAGS MFLAGS MAKELEVEL O OUTPUT
-
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-export ELI_STAT_ROOT=$tmp/fs
-
-count=0
-failed=0
-
-# Tell the result of a test, with FILE as the reason if it is not ok.
-result() # ok|not NAME [FILE]
-{
-	count=$((count + 1))
-	if [[ $1 == ok ]]; then
-		printf 'ok %d - %s\n' "$count" "$2"
-		return
-	fi
-	failed=1
-	printf 'not ok %d - %s\n' "$count" "$2"
-	[[ ! -s ${3-} ]] || sed 's/^/# /' "$3"
-}
+. ../lib/tap.sh
+export PYTHONDONTWRITEBYTECODE=1 KVM_VMS_ROOT=$tmp/fs
 
 # Run eli-stat; it must have this exit status, and print exactly this.
-expect() # NAME STATUS OUTPUT ARGUMENT...
+stat_is() # NAME STATUS OUTPUT ARGUMENT...
 {
-	local name=$1 status=$2 output=$3 got=0
-
-	shift 3
-	./eli-stat "$@" >"$tmp/got" 2>&1 || got=$?
-	printf '%s' "${output:+$output$'\n'}" >"$tmp/want"
-	if [[ $got == "$status" ]] && cmp -s "$tmp/want" "$tmp/got"; then
-		result ok "$name"
-		return
-	fi
-	{
-		echo "status $got, expected $status; output (- expected, + got):"
-		diff -U 99 "$tmp/want" "$tmp/got" | tail -n +4 || :
-	} >"$tmp/why"
-	result not "$name" "$tmp/why"
-}
-
-# A command must succeed; what it prints is the reason if it does not.
-check() # NAME COMMAND...
-{
-	if "${@:2}" >"$tmp/why" 2>&1; then
-		result ok "$1"
-	else
-		result not "$1" "$tmp/why"
-	fi
+	expect "$1" "$2" "$3" ./eli-stat "${@:4}"
 }
 
 # Evaluate Python with the report "r" and its VMs by pid "vm".
@@ -95,13 +51,12 @@ make_vm() # PID CPUS-OF-VCPU-0 CPUS-OF-VCPU-1
 	mkdir -p "$tmp/fs/proc/$pid/fd"
 }
 
-echo "TAP version 13"
 check "installs" make -s DESTDIR="$tmp/dest" PREFIX=/usr install-tools
-check "is installed" test -x "$tmp/dest/usr/sbin/eli-stat"
+check "is installed, and runs from there" "$tmp/dest/usr/sbin/eli-stat" --version
 
 ### The command line
 
-expect "--version" 0 "eli-stat 1" --version
+stat_is "--version" 0 "eli-stat 1" --version
 check "--help tells all" grep -q -- --why <(./eli-stat --help)
 for i in 0 -1 x nan 1e9 ""; do
 	check "-i '$i' is refused" grep -q "expected seconds, 0.01 to 86400" \
@@ -112,15 +67,15 @@ for n in 0 x 1.5 99999999999; do
 		<(./eli-stat "--count=$n" 2>&1)
 done
 check "one form only" grep -q "not allowed with" <(./eli-stat --json --why 2>&1)
-expect "no KVM" 1 "eli-stat: $tmp/fs/sys/kernel/debug/kvm: not there; is KVM loaded, and debugfs mounted?"
+stat_is "no KVM" 1 "eli-stat: $tmp/fs/sys/kernel/debug/kvm: not there; is KVM loaded, and debugfs mounted?"
 mkdir -p "$tmp/fs/sys/kernel/debug/kvm"
 
 ### Stock KVM
 
 stock="host: KVM has no ELI, these are stock modules
 host: the CPU does not deliver interrupts to guests by itself (AVIC and APICv are off), so each of an assigned device costs two exits or so"
-expect "no VM" 0 "     pid command         vcpus direct   dev-irq     exits  irq-exit    inject   entries  host-irq why"
-expect "no VM, why" 0 "$stock
+stat_is "no VM" 0 "     pid command         vcpus direct   dev-irq     exits  irq-exit    inject   entries  host-irq why"
+stat_is "no VM, why" 0 "$stock
 no VM runs" --why
 json "no VM, JSON" "r['vms'] == [] and r['eli'] is False and r['hardware'] is None"
 
@@ -141,15 +96,15 @@ make_vm 20 0-1 0-1
 ln -s /dev/vfio/vfio "$tmp/fs/proc/100/fd/8"
 ln -s /dev/vfio/9 "$tmp/fs/proc/100/fd/9"
 
-expect "stock, text" 0 \
+stat_is "stock, text" 0 \
 "     pid command         vcpus direct   dev-irq     exits  irq-exit    inject   entries  host-irq why
       20 qemu \"20\"           2    0/0         0      1000       100        50         0         0 no ELI
      100 qemu \"100\"          2    0/0       111      1000       100        50         0         0 no ELI"
-expect "stock, why" 0 "$stock
+stat_is "stock, why" 0 "$stock
 qemu \"100\", pid 100: 2 vCPUs, 1 assigned device
   0000:00:06.0 (vfio-pci): the host has handled 111 of its interrupts
   each of its interrupts goes through the host" --why 100
-expect "another process" 1 "eli-stat: 7: the process has no VM" 7
+stat_is "another process" 1 "eli-stat: 7: the process has no VM" 7
 put sys/module/kvm_amd/parameters/avic Y
 check "AVIC is told" grep -q "KVM uses AVIC" <(./eli-stat --why)
 json "AVIC, JSON" "r['hardware'] == 'AVIC'"
@@ -180,10 +135,10 @@ qemu \"100\", pid 100: 2 vCPUs, 1 assigned device
   0000:00:06.0 (vfio-pci): the host has handled 111 of its interrupts"
 
 state none affinity
-expect "text" 0 \
+stat_is "text" 0 \
 "     pid command         vcpus direct   dev-irq     exits  irq-exit    inject   entries  host-irq why
      100 qemu \"100\"          2    1/2       111      1000       100        50       500         7 affinity" 100
-expect "why: affinity" 0 "$on
+stat_is "why: affinity" 0 "$on
   vcpu 0: 1 interrupt, direct
   vcpu 1: 1 interrupt, not direct: affinity: an interrupt is not, or not yet, on the vCPU's CPU
     pin the vCPU to a CPU
@@ -208,7 +163,7 @@ put proc/irq/26/effective_affinity_list 1
 put proc/irq/4/effective_affinity_list 0
 put proc/irq/24/effective_affinity_list 1
 state "vector, the host uses vector 35" none
-expect "why: vector" 0 "$on
+stat_is "why: vector" 0 "$on
   vcpu 0: 1 interrupt, not direct: vector: another device of the host has a vector below the guest's (the host uses vector 35)
     keep interrupts of other devices off this CPU (irqaffinity=, /proc/irq/*/smp_affinity_list)
     on CPU 1 are: 26 (nvme0q0)
@@ -285,5 +240,4 @@ else
 	result ok "a full disk # SKIP no /dev/full"
 fi
 
-echo "1..$count"
-exit "$failed"
+finish

@@ -7,61 +7,12 @@
 #
 # Output is TAP; the exit status is 0 if all is well, 1 otherwise.
 
-set -euo pipefail
-export LC_ALL=C
 cd "$(dirname "$0")"
-unset "${!VIOMMU_@}" "${!MOCK_@}" LD_PRELOAD MAKEFLAGS MFLAGS MAKELEVEL
-unset O OUTPUT DESTDIR
+. ../lib/tap.sh
+unset "${!VIOMMU_@}" "${!MOCK_@}" LD_PRELOAD
 
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
 bin=$tmp/bin
 : "${CC:=cc}"
-
-count=0
-failed=0
-
-# Tell the result of a test, with FILE as the reason if it is not ok.
-result() # ok|not NAME [FILE]
-{
-	count=$((count + 1))
-	if [[ $1 == ok ]]; then
-		printf 'ok %d - %s\n' "$count" "$2"
-		return
-	fi
-	failed=1
-	printf 'not ok %d - %s\n' "$count" "$2"
-	[[ ! -s ${3-} ]] || sed 's/^/# /' "$3"
-}
-
-# Run a command; it must have this exit status and print exactly this.
-expect() # NAME STATUS OUTPUT COMMAND...
-{
-	local name=$1 status=$2 output=$3 got=0
-
-	shift 3
-	"$@" >"$tmp/got" 2>&1 || got=$?
-	printf '%s' "${output:+$output$'\n'}" >"$tmp/want"
-	if [[ $got == "$status" ]] && cmp -s "$tmp/want" "$tmp/got"; then
-		result ok "$name"
-		return
-	fi
-	{
-		echo "status $got, expected $status; output (- expected, + got):"
-		diff -U 99 "$tmp/want" "$tmp/got" | tail -n +4 || :
-	} >"$tmp/why"
-	result not "$name" "$tmp/why"
-}
-
-# A command must succeed; what it prints is the reason if it does not.
-check() # NAME COMMAND...
-{
-	if "${@:2}" >"$tmp/why" 2>&1; then
-		result ok "$1"
-	else
-		result not "$1" "$tmp/why"
-	fi
-}
 
 # The files must be the same.
 same() # NAME FILE FILE
@@ -77,7 +28,6 @@ nothing() # NAME TEXT
 
 ### Build
 
-echo "TAP version 13"
 if ! {
 	make -s O="$bin" CC="$CC" CFLAGS="-O2 -g -Werror" &&
 	"$CC" -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE \
@@ -87,8 +37,7 @@ if ! {
 		-o "$tmp/client" selftest-client.c
 } >"$tmp/why" 2>&1; then
 	result not "build" "$tmp/why"
-	echo "1..$count"
-	exit 1
+	finish
 fi
 result ok "build"
 
@@ -763,5 +712,4 @@ launch "refused: no QEMU after --" 2 "viommu-run: no QEMU to run (see --help)" -
 "$bin/viommu-run" --help >"$tmp/got"
 check "--help tells what the guest needs" grep -q intel_iommu=on "$tmp/got"
 
-echo "1..$count"
-exit "$failed"
+finish

@@ -9,12 +9,9 @@
 # VSWAP in the environment is a program to test instead of building one.
 # Output is TAP; the exit status is 0 if all is well, 1 otherwise.
 
-set -euo pipefail
-export LC_ALL=C
 cd "$(dirname "$0")"
-unset MAKEFLAGS MFLAGS MAKELEVEL O OUTPUT
+. ../lib/tap.sh
 
-tmp=$(mktemp -d)
 holder=
 # shellcheck disable=SC2317 # by the trap
 cleanup()
@@ -24,52 +21,6 @@ cleanup()
 }
 trap cleanup EXIT
 
-count=0
-failed=0
-
-# Tell the result of a test, with FILE as the reason if it is not ok.
-result() # ok|not NAME [FILE]
-{
-	count=$((count + 1))
-	if [[ $1 == ok ]]; then
-		printf 'ok %d - %s\n' "$count" "$2"
-		return
-	fi
-	failed=1
-	printf 'not ok %d - %s\n' "$count" "$2"
-	[[ ! -s ${3-} ]] || sed 's/^/# /' "$3"
-}
-
-# Run a command; it must have this exit status and print exactly this.
-expect() # NAME STATUS OUTPUT COMMAND...
-{
-	local name=$1 status=$2 output=$3 got=0
-
-	shift 3
-	"$@" >"$tmp/got" 2>&1 || got=$?
-	printf '%s' "${output:+$output$'\n'}" >"$tmp/want"
-	if [[ $got == "$status" ]] && cmp -s "$tmp/want" "$tmp/got"; then
-		result ok "$name"
-		return
-	fi
-	{
-		echo "status $got, expected $status; output (- expected, + got):"
-		diff -U 99 "$tmp/want" "$tmp/got" | tail -n +4 || :
-	} >"$tmp/why"
-	result not "$name" "$tmp/why"
-}
-
-# A command must succeed; what it prints is the reason if it does not.
-check() # NAME COMMAND...
-{
-	if "${@:2}" >"$tmp/why" 2>&1; then
-		result ok "$1"
-	else
-		result not "$1" "$tmp/why"
-	fi
-}
-
-echo "TAP version 13"
 if [[ ! ${VSWAP:-} ]]; then
 	check "builds without a warning" make -s O="$tmp/bin" CFLAGS="-O2 -Werror"
 	check "installs" make -s O="$tmp/bin" DESTDIR="$tmp/dest" PREFIX=/usr install-tools
@@ -259,5 +210,4 @@ json "but for what has a name" "len(vm) == 1 and a['aliases'] == 59" \
 	"$VSWAP_MOUNT/a \"b\"\\c"
 rm "$VSWAP_MOUNT/a \"b\"\\c"
 
-echo "1..$count"
-exit "$failed"
+finish
