@@ -74,7 +74,7 @@ Description: tools for the KVM modules of alleviate-dkms
  What the features of alleviate-dkms bring for user space: eli-stat(8) tells
  which VMs take interrupts of assigned devices without exits, and why others do
  not; viommu-run(1) runs an unmodified QEMU with its devices behind the IOMMU
- that KVM emulates; vswap(8) tells what of a VM's memory is in swap or dropped.
+ that KVM emulates, and viommu-stat(8) tells what they reach; vswap(8) tells what of a VM's memory is in swap or dropped.
  This package has those of: $features.
 EOF
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) \

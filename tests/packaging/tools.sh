@@ -38,7 +38,11 @@ grep -q '^Inst alleviate-tools ' "$work/apt" || fail "apt does not install it"
 
 dpkg-deb -x "$deb" "$work/unpacked"
 export PATH=$work/unpacked/usr/bin:$work/unpacked/usr/sbin:$PATH
-[[ $(eli-stat --version) == "eli-stat "* ]] || fail "eli-stat does not run"
+for tool in eli-stat viommu-stat; do
+	[[ $("$tool" --version) == "$tool "* ]] || fail "$tool does not run"
+done
+[[ ! -e $work/unpacked/usr/share/kvm-tools/__pycache__ ]] ||
+	fail "what is run leaves files"
 [[ $(vswap --version) == "vswap "* ]] || fail "vswap does not run"
 [[ $(viommu-run --help) == *"--optional"* ]] || fail "viommu-run does not run"
 # It finds its library, and gets as far as asking for devices.
@@ -46,16 +50,16 @@ output=$(viommu-run qemu-system-x86_64 -M q35 2>&1) && fail "nothing to protect:
 [[ $output != *libviommu* ]] || fail "viommu-run does not find its library: $output"
 ldd "$work/unpacked/usr/lib/libviommu.so" | grep -q "not found" &&
 	fail "libviommu.so lacks libraries"
-for file in eli-stat.txt viommu-run.txt vswap.txt eli.rst viommu.rst vswap.rst copyright; do
+for file in eli-stat.txt viommu-run.txt viommu-stat.txt vswap.txt eli.rst viommu.rst vswap.rst copyright; do
 	[[ -s $work/unpacked/usr/share/doc/alleviate-tools/$file ]] || fail "it has no $file"
 done
 
 for f in eli viommu vswap; do
 	dpkg-deb -c "$(package "$work/$f" "$f")" >"$work/list"
 	case $f in
-	eli) yes=/eli-stat$ no='/(vswap|viommu-run)$' ;;
-	viommu) yes=/viommu-run$ no='/(vswap|eli-stat)$' ;;
-	vswap) yes=/vswap$ no='/(eli-stat|viommu-run)$' ;;
+	eli) yes=/eli-stat$ no='/(vswap|viommu-(run|stat))$' ;;
+	viommu) yes=/viommu-stat$ no='/(vswap|eli-stat)$' ;;
+	vswap) yes=/vswap$ no='/(eli-stat|viommu-(run|stat)|kvm_vms.py)$' ;;
 	esac
 	grep -qE "$yes" "$work/list" || fail "$f alone has not what is its own"
 	grep -qE "$no" "$work/list" && fail "$f alone has what is another's"

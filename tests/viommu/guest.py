@@ -19,6 +19,7 @@ KVM's unit: no viommu-run, and QEMU's own devices are behind the unit as well.
 "make check-qemu" builds that first.
 """
 
+import json
 import pathlib
 import sys
 
@@ -34,6 +35,8 @@ PAGES = 1024
 SECONDS = 3
 PACKETS = 200
 IDLE = 5
+
+TOOL = TOP / "tools/kvm/viommu/viommu-stat"
 
 # Nobody maps it.
 STRAY = 0x7654321000
@@ -153,6 +156,7 @@ def traffic(l1):
           counts["kvm.viommu_iotlb_invalidations"] / r["answered"],
           0.5, 10)
     check("faults", counts["kvm.viommu_faults"], 0, 0)
+    return load
 
 
 def stray_dma(l1, host):
@@ -193,6 +197,35 @@ l2_run g 'dmesg | grep -iE "dmar.*(fault|request)"'
            not in res:
             raise rig.RigError(f"the guest was not told about {addr}")
     check("blocked DMA that the host told of", stat(l1, "dma_faults"), 2, 2)
+
+
+def told(l1, worker, why, *sentences):
+    """viommu-stat says this, and these of the unit and its devices."""
+    vm, = json.loads(l1.run(f"{TOOL} --json").out)["vms"]
+    unit = vm["unit"]
+    if vm["why"] != why or unit["worker"] != worker or len(vm["devices"]) != 2 or \
+       {d["address"] for d in unit["devices"]} != {"00:10.0", "00:11.0"} or \
+       vm["pinned"] != 4096 * unit["mapped_pages"]:
+        raise rig.RigError(f"viommu-stat tells {vm}")
+    text = l1.run(f"{TOOL} --why").out
+    print(text)
+    for sentence in ("00:10.0 of the guest reaches what the guest has mapped",
+                     "out of reach when it is told so", *sentences):
+        if sentence not in text:
+            raise rig.RigError(f"viommu-stat does not say \"{sentence}\"")
+
+
+def told_of_traffic(l1, load, polled):
+    """Its columns, of a guest that has something to do."""
+    with load.background("window", 6):
+        text = l1.run(f"{TOOL} -i 1 -n 4").out
+    print(text)
+    lines = [line.split() for line in text.splitlines()]
+    maps, exits, busy = map(lines[0].index, ("maps", "exits", "busy%"))
+    if len(lines) != 5 or not any(int(l[maps]) for l in lines[2:]) or \
+       polled != any(float(l[busy]) for l in lines[2:]) or \
+       not polled and not any(int(l[exits]) for l in lines[2:]):
+        raise rig.RigError("viommu-stat does not tell what the guest does")
 
 
 def idle(l1):
@@ -242,7 +275,8 @@ def own_devices(l1):
     print(f"  virtio-serial is behind the unit; {len(data)} bytes")
 
 
-def run(name, options, run_options="", *, polled, host="intel", qemu=None):
+def run(name, options, run_options="", *, polled, host="intel", qemu=None,
+        worker="sidecore of CPU 0"):
     print(f"{name}:", flush=True)
     run_qemu = (f"env PATH={qemu.parent}:/usr/bin:/bin" if qemu else
                 f"{rig.build_viommu_tools()}/viommu-run {run_options}")
@@ -253,8 +287,13 @@ def run(name, options, run_options="", *, polled, host="intel", qemu=None):
             refusals(l1, qemu, options)
         prober = boot(l1, options, run_qemu, X_KVM if qemu else "")
         map_and_unmap(l1, prober, polled, 0.1 if qemu else 0.01)
-        traffic(l1)
+        load = traffic(l1)
+        told(l1, worker, "protected", *() if polled else (
+            "each change of its tables is an exit", "there is no sidecore"))
+        told_of_traffic(l1, load, polled)
         stray_dma(l1, host)
+        told(l1, worker, "protected,faults", "  2 faults told to the guest",
+             "    2 of these by the host's IOMMU")
         if qemu:
             own_devices(l1)
         if polled:
@@ -270,11 +309,11 @@ modprobe -r viommu-shadow || fail "viommu-shadow does not unload"
 def main():
     wanted = sys.argv[1:]
     runs = {
-        "samecore": (("viommu=1",), {"polled": False}),
+        "samecore": (("viommu=1",), {"polled": False, "worker": "none"}),
         "sidecore": (("viommu=1 sidecore_cpus=0 viommu_poll_us=100000",),
                      {"polled": True}),
         "task": (("viommu=1 viommu_poll_us=100000", "--worker=task"),
-                 {"polled": True}),
+                 {"polled": True, "worker": "a thread of the VM's own"}),
         "amd": (("viommu=1 sidecore_cpus=0 viommu_poll_us=100000",),
                 {"polled": True, "host": "amd"}),
     }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# desc: viommu-run, viommu-dmar and the preloaded library do what they say, without KVM
+# desc: viommu-run, viommu-dmar, the preloaded library and viommu-stat do what they say, without KVM
 # kind: host
 # tier: 2
 # takes: 6
@@ -8,8 +8,11 @@
 
 set -euo pipefail
 
-tools/kvm/viommu/selftest.sh >"${BUILD:-build}/viommu-tools.tap" 2>&1 || {
-	grep -v '^ok' "${BUILD:-build}/viommu-tools.tap"
-	exit 1
-}
-tail -n 1 "${BUILD:-build}/viommu-tools.tap"
+tap=${BUILD:-build}/viommu-tools.tap
+for test in tools/kvm/viommu/selftest*.sh; do
+	"$test" >"$tap" 2>&1 || {
+		grep -v '^ok' "$tap"
+		exit 1
+	}
+	echo "${test##*/}: $(tail -n 1 "$tap")"
+done

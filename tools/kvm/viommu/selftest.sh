@@ -48,7 +48,8 @@ nothing "nothing is rebuilt without need" "$rebuilt"
 
 make -s O="$bin" CC="$CC" A2X=/nonexistent DESTDIR="$tmp/dest" PREFIX=/usr install
 (cd "$tmp/dest" && find . -type f | sort) >"$tmp/got"
-printf './usr/%s\n' bin/viommu-dmar bin/viommu-run lib/libviommu.so >"$tmp/want"
+printf './usr/%s\n' bin/viommu-dmar bin/viommu-run lib/libviommu.so sbin/viommu-stat \
+	share/kvm-tools/kvm_vms.py >"$tmp/want"
 same "install" "$tmp/want" "$tmp/got"
 
 nm -D --defined-only "$bin/libviommu.so" | sed 's/.* //' >"$tmp/got"
