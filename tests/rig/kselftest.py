@@ -19,6 +19,9 @@ import rig
 SKIPPED = 4             # status of a selftest that cannot run
 GRACE = 60              # seconds for a program to be killed, in L1
 
+# Whether L1's kernel can make allocations fail, which some tests are about.
+FAULTS = os.environ.get("FLAVOUR") == "debug"
+
 # The assertion without the stack, and what a program says of it.
 WANTED = r"^not ok|^# \w+: Test|^  \S"
 

@@ -39,6 +39,8 @@ CONFIGS = {
 }
 DEFAULT = ["swap", "swapless", "off"]
 TESTS = ["vswap_test", "vswap_stress_test"]
+if kselftest.FAULTS:
+    TESTS.append("vswap_fail_test")
 
 LIMIT = int(os.environ.get("LIMIT", 1500))    # seconds for a program
 

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Make each allocation of something that a test does fail, one after the other, see
+ * "fail-nth" in Documentation/fault-injection/fault-injection.rst:
+ *
+ *	struct fail_nth f = {};
+ *
+ *	while (fail_nth_next(&f)) {
+ *		prepare;
+ *		fail_nth_begin(&f);
+ *		do something;
+ *		fail_nth_end(&f);
+ *		verify that it was done, or failed for lack of memory and did nothing;
+ *	}
+ *
+ * The loop ends when nothing failed, because there are not as many allocations.  Only
+ * those of the calling thread count.  It takes a kernel with CONFIG_FAILSLAB and
+ * CONFIG_FAIL_PAGE_ALLOC, and root.
+ */
+#ifndef SELFTEST_KVM_FAIL_NTH_H
+#define SELFTEST_KVM_FAIL_NTH_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "test_util.h"
+
+/* What has more allocations than that does not end. */
+#define FAIL_NTH_MAX	2000
+
+struct fail_nth {
+	unsigned int nth;
+	/* Of the last round; a failure need not have an effect. */
+	bool injected;
+	/* Rounds with a failure so far. */
+	unsigned int failures;
+	int fd;
+};
+
+static inline void __fail_nth_set(const char *attr, const char *name, const char *value)
+{
+	char path[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", attr, name);
+	file = fopen(path, "w");
+	__TEST_REQUIRE(file, "no %s: the kernel has no fault injection", path);
+	TEST_ASSERT(fputs(value, file) >= 0 && !fclose(file),
+		    "%s cannot be set to %s", path, value);
+}
+
+/*
+ * Exits with the status of a skipped test if the kernel has no fault injection.  What
+ * can wait for memory fails, too, and the kernel's log does not tell.
+ */
+static inline void fail_nth_require(void)
+{
+	static const char * const attrs[] = { "failslab", "fail_page_alloc" };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(attrs); i++) {
+		__fail_nth_set(attrs[i], "ignore-gfp-wait", "N");
+		__fail_nth_set(attrs[i], "verbose", "0");
+	}
+	__fail_nth_set("fail_page_alloc", "min-order", "0");
+	__fail_nth_set("fail_page_alloc", "ignore-gfp-highmem", "N");
+	__TEST_REQUIRE(!access("/proc/thread-self/fail-nth", W_OK),
+		       "no /proc/thread-self/fail-nth");
+}
+
+/* Another round?  The first one is without a failure, so it shows that all works. */
+static inline bool fail_nth_next(struct fail_nth *f)
+{
+	if (!f->fd)
+		f->fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	else if (f->nth++ && !f->injected)
+		goto end;
+	TEST_ASSERT(f->fd > 0 && f->nth <= FAIL_NTH_MAX, "no end after %u failures",
+		    f->failures);
+	f->injected = false;
+	return true;
+end:
+	close(f->fd);
+	f->fd = 0;
+	return false;
+}
+
+static inline void __fail_nth_write(struct fail_nth *f, unsigned int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%u", nth);
+
+	TEST_ASSERT(pwrite(f->fd, text, len, 0) == len, "fail-nth cannot be set");
+}
+
+/* From here on, the nth allocation fails. */
+static inline void fail_nth_begin(struct fail_nth *f)
+{
+	if (f->nth)
+		__fail_nth_write(f, f->nth);
+}
+
+/* None does.  Errno stays as it is. */
+static inline void fail_nth_end(struct fail_nth *f)
+{
+	int error = errno;
+	char text[16] = "";
+
+	if (f->nth) {
+		TEST_ASSERT(pread(f->fd, text, sizeof(text) - 1, 0) > 0,
+			    "fail-nth cannot be read");
+		f->injected = !atoi(text);
+		f->failures += f->injected;
+		__fail_nth_write(f, 0);
+	}
+	errno = error;
+}
+
+/* A system call that returns -1 did so because of the failure. */
+#define FAIL_NTH_OK(f, ret)								\
+	TEST_ASSERT((ret) != -1 || ((f)->injected && errno == ENOMEM),			\
+		    "failure %u%s: %s is -1 with errno %d (%s)", (f)->nth,		\
+		    (f)->injected ? "" : " was not injected", #ret, errno, strerror(errno))
+
+#endif /* SELFTEST_KVM_FAIL_NTH_H */
