@@ -13,8 +13,9 @@
  *		verify that it was done, or failed for lack of memory and did nothing;
  *	}
  *
- * The loop ends when nothing failed, because there are not as many allocations.  Only
- * those of the calling thread count.  It takes a kernel with CONFIG_FAILSLAB and
+ * The loop ends when nothing failed, because there are not as many allocations.  Several
+ * things can be done in a round, of each of which one fails then.  Only allocations of
+ * the calling thread count.  It takes a kernel with CONFIG_FAILSLAB and
  * CONFIG_FAIL_PAGE_ALLOC, and root.
  */
 #ifndef SELFTEST_KVM_FAIL_NTH_H
@@ -35,43 +36,43 @@
 
 struct fail_nth {
 	unsigned int nth;
-	/* Of the last round; a failure need not have an effect. */
+	/* Of this round; a failure need not have an effect. */
 	bool injected;
 	/* Rounds with a failure so far. */
 	unsigned int failures;
 	int fd;
 };
 
-static inline void __fail_nth_set(const char *attr, const char *name, const char *value)
+static inline bool __fail_nth_set(const char *attr, const char *name, const char *value)
 {
 	char path[128];
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", attr, name);
 	file = fopen(path, "w");
-	__TEST_REQUIRE(file, "no %s: the kernel has no fault injection", path);
-	TEST_ASSERT(fputs(value, file) >= 0 && !fclose(file),
-		    "%s cannot be set to %s", path, value);
+	return file && fputs(value, file) >= 0 && !fclose(file);
 }
 
 /*
- * Exits with the status of a skipped test if the kernel has no fault injection.  What
- * can wait for memory fails, too, and the kernel's log does not tell.
+ * Whether allocations can be made to fail.  From here on what can wait for memory
+ * fails, too, and the kernel's log does not tell.
  */
-static inline void fail_nth_require(void)
+static inline bool fail_nth_is_possible(void)
 {
 	static const char * const attrs[] = { "failslab", "fail_page_alloc" };
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(attrs); i++) {
-		__fail_nth_set(attrs[i], "ignore-gfp-wait", "N");
-		__fail_nth_set(attrs[i], "verbose", "0");
+		if (!__fail_nth_set(attrs[i], "ignore-gfp-wait", "N") ||
+		    !__fail_nth_set(attrs[i], "verbose", "0"))
+			return false;
 	}
-	__fail_nth_set("fail_page_alloc", "min-order", "0");
-	__fail_nth_set("fail_page_alloc", "ignore-gfp-highmem", "N");
-	__TEST_REQUIRE(!access("/proc/thread-self/fail-nth", W_OK),
-		       "no /proc/thread-self/fail-nth");
+	return __fail_nth_set("fail_page_alloc", "min-order", "0") &&
+	       __fail_nth_set("fail_page_alloc", "ignore-gfp-highmem", "N") &&
+	       !access("/proc/thread-self/fail-nth", W_OK);
 }
+
+#define FAIL_NTH_IMPOSSIBLE	"the kernel has no fault injection"
 
 /* Another round?  The first one is without a failure, so it shows that all works. */
 static inline bool fail_nth_next(struct fail_nth *f)
@@ -114,8 +115,10 @@ static inline void fail_nth_end(struct fail_nth *f)
 	if (f->nth) {
 		TEST_ASSERT(pread(f->fd, text, sizeof(text) - 1, 0) > 0,
 			    "fail-nth cannot be read");
-		f->injected = !atoi(text);
-		f->failures += f->injected;
+		if (!atoi(text)) {
+			f->injected = true;
+			f->failures++;
+		}
 		__fail_nth_write(f, 0);
 	}
 	errno = error;

@@ -16,6 +16,7 @@
 
 #include <linux/capability.h>
 
+#include "fail_nth.h"
 #include "kvm_test_harness.h"
 #include "viommu_vfio.h"
 
@@ -2340,6 +2341,383 @@ TEST_F_TIMEOUT(neighbours, silent_loop, VIOMMU_CASE_TIMEOUT)
 	if (missing)
 		SKIP(return, "%s", missing);
 	hostile_neighbour(true);
+}
+
+/* --------------------------------------------------------------- no memory */
+
+/*
+ * Each allocation of what a unit does fails, one after the other.  The vCPU emulates,
+ * as only allocations of the thread that runs it can be made to fail.
+ */
+FIXTURE(fail) {
+	struct shadow s;
+	struct fail_nth f;
+};
+
+FIXTURE_VARIANT(fail) {
+	u64 teardown;
+};
+
+FIXTURE_VARIANT_ADD(fail, strict) {
+	.teardown = KVM_VIOMMU_TEARDOWN_STRICT,
+};
+
+FIXTURE_VARIANT_ADD(fail, deferred) {
+	.teardown = KVM_VIOMMU_TEARDOWN_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(fail, optimistic) {
+	.teardown = KVM_VIOMMU_TEARDOWN_OPTIMISTIC,
+};
+
+FIXTURE_SETUP(fail)
+{
+	const char *missing = edu_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (!fail_nth_is_possible())
+		SKIP(return, FAIL_NTH_IMPOSSIBLE);
+	memset(&self->f, 0, sizeof(self->f));
+	shadow_create(&self->s, KVM_VIOMMU_WORKER_NONE);
+}
+
+FIXTURE_TEARDOWN(fail)
+{
+	ksft_print_msg("%u allocations failed\n", self->f.failures);
+	shadow_destroy(&self->s);
+}
+
+#define FAIL_TEST(name)							\
+static void __fail_##name(struct shadow *s, struct fail_nth *f, u64 teardown);	\
+									\
+TEST_F_TIMEOUT(fail, name, VIOMMU_CASE_TIMEOUT * 4)			\
+{									\
+	__fail_##name(&self->s, &self->f, variant->teardown);		\
+}									\
+static void __fail_##name(struct shadow *s, struct fail_nth *f, u64 teardown)
+
+#define FAIL_PAGES	40ul
+
+static void expect_failures(struct fail_nth *f)
+{
+	TEST_ASSERT(f->failures, "There was no allocation to fail");
+}
+
+/* An attribute was set, or that failed for lack of memory. */
+static void expect_enomem(struct fail_nth *f, int err)
+{
+	TEST_ASSERT(!err || (f->injected && err == ENOMEM),
+		    "Failure %u%s: error %d (%s)", f->nth,
+		    f->injected ? "" : " was not injected", err, strerror(err));
+}
+
+/* Run the server, for which something fails.  KVM has allocations of its own. */
+static void run_failing(struct shadow *s, struct fail_nth *f)
+{
+	struct ucall uc;
+	int ret, tries = 0;
+
+	fail_nth_begin(f);
+	do {
+		ret = __vcpu_run(s->t.vcpu);
+	} while (ret && (errno == ENOMEM || errno == EFAULT) && ++tries < 3);
+	fail_nth_end(f);
+	TEST_ASSERT(!ret && (f->injected || !tries), "KVM_RUN: %s", strerror(errno));
+	switch (get_ucall(s->t.vcpu, &uc)) {
+	case UCALL_SYNC:
+		TEST_ASSERT_EQ(uc.args[1], SERVE_READY);
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Exit to user space: %s",
+			  exit_reason_str(s->t.vcpu->run->exit_reason));
+	}
+}
+
+static void announce_failing(struct shadow *s, struct fail_nth *f, u64 iova,
+			     unsigned int am)
+{
+	s->t.sh->arg[0] = SERVE_QUEUE;
+	s->t.sh->arg[1] = 1;
+	s->t.sh->arg[2] = VTD_QI_IOTLB(VTD_PAGES) | VTD_QI_IOTLB_DID(DID);
+	s->t.sh->arg[3] = iova | VTD_QI_IOTLB_AM(am);
+	run_failing(s, f);
+}
+
+/*
+ * The device reaches what the tables say, or nothing, in each of @n pages.  Returns
+ * how many it does not reach although the tables have them.
+ */
+static u64 expect_same_or_nothing(struct shadow *s, u64 iova, u64 n)
+{
+	u32 want_access, got_access;
+	u64 want, got, missing = 0;
+
+	for (; n--; iova += PAGE) {
+		want = tables_say(s, iova, &want_access);
+		got = reach(s, iova, &got_access);
+		TEST_ASSERT(got == NOTHING || (want == got && want_access == got_access),
+			    "At 0x%lx the device reaches 0x%lx (%u), tables say 0x%lx (%u)",
+			    iova, got, got_access, want, want_access);
+		missing += got != want;
+	}
+	return missing;
+}
+
+/* All but the bounce page goes; with other policies than strict, in a while. */
+static void expect_gone(struct shadow *s, u64 teardown)
+{
+	if (teardown == KVM_VIOMMU_TEARDOWN_STRICT)
+		expect_pinned(s, BOUNCE_PAGES);
+	VIOMMU_ASSERT_WAIT(pinned(s) == BOUNCE_PAGES, "%lu pages stay pinned",
+			   (unsigned long)pinned(s));
+}
+
+FAIL_TEST(create)
+{
+	struct kvm_create_device create = { .type = KVM_DEV_TYPE_VIOMMU };
+	int ret;
+
+	while (fail_nth_next(f)) {
+		fail_nth_begin(f);
+		ret = __vm_ioctl(s->t.vm, KVM_CREATE_DEVICE, &create);
+		fail_nth_end(f);
+		expect_enomem(f, ret ? errno : 0);
+		if (!ret)
+			close(create.fd);
+	}
+	expect_failures(f);
+	start(s);
+}
+
+FAIL_TEST(init)
+{
+	int err;
+
+	while (fail_nth_next(f)) {
+		viommu_vm_add_unit(&s->t);
+		viommu_set_config(s->t.fd, KVM_DEV_VIOMMU_CONFIG_WORKER,
+				  KVM_VIOMMU_WORKER_TASK);
+		fail_nth_begin(f);
+		err = __viommu_init(s->t.fd);
+		fail_nth_end(f);
+		expect_enomem(f, err);
+		/* What failed can be repeated. */
+		if (err)
+			viommu_init(s->t.fd);
+		viommu_close(&s->t);
+	}
+	expect_failures(f);
+	start(s);
+}
+
+FAIL_TEST(device)
+{
+	int err;
+
+	viommu_vm_add_unit(&s->t);
+	viommu_set_config(s->t.fd, KVM_DEV_VIOMMU_CONFIG_WORKER, s->worker);
+	viommu_set_config(s->t.fd, KVM_DEV_VIOMMU_CONFIG_TEARDOWN, teardown);
+	viommu_init(s->t.fd);
+	shadow_tables(s);
+	viommu_run_to(&s->t, SERVE_READY);
+	serve(&s->t, SERVE_INIT, 0, 0);
+	while (fail_nth_next(f)) {
+		fail_nth_begin(f);
+		err = __viommu_add_device(s->t.fd, SID, s->e.group, s->e.name);
+		fail_nth_end(f);
+		expect_enomem(f, err);
+		if (err) {
+			TEST_ASSERT_EQ(host_pins(), s->pins);
+			shadow_add(s);
+		}
+		if (expect_same_or_nothing(s, BOUNCE, 1)) {
+			serve(&s->t, SERVE_ACK, 0, 0);
+			announce(s, BOUNCE, 0);
+		}
+		expect_same(s, BOUNCE, 1);
+		expect_pinned(s, BOUNCE_PAGES);
+
+		/* What goes cannot fail. */
+		fail_nth_begin(f);
+		err = __viommu_del_device(s->t.fd, SID);
+		fail_nth_end(f);
+		TEST_ASSERT(!err, "Removing the device: %s", strerror(err));
+		TEST_ASSERT_EQ(host_pins(), s->pins);
+	}
+	expect_failures(f);
+	shadow_add(s);
+}
+
+FAIL_TEST(map)
+{
+	u64 iova, missing, errors;
+
+	shadow_start(s, teardown, 0);
+	while (fail_nth_next(f)) {
+		/* Tables of the host's are new, too. */
+		iova = IOVA + f->nth * HUGE;
+		map_pages(s, iova, DATA + PAGE, FAIL_PAGES, VTD_SL_RW);
+		*entry(s, iova + LARGE, 2) = DATA | VTD_SL_RW | VTD_SL_PS;
+		errors = viommu_stat(&s->t, "viommu_map_errors");
+		announce_failing(s, f, iova, 10);
+		errors = viommu_stat(&s->t, "viommu_map_errors") - errors;
+		missing = expect_same_or_nothing(s, iova, 2 * LARGE_PAGES);
+		/* A large page that cannot be may be small ones. */
+		TEST_ASSERT(f->injected || !missing, "%lu pages are missing", missing);
+		TEST_ASSERT(!missing == !errors, "%lu pages are missing, with %lu errors",
+			    missing, errors);
+		if (missing)
+			serve(&s->t, SERVE_ACK, 0, 0);
+		else
+			expect_no_fault(s);
+
+		announce(s, iova, 10);
+		expect_same(s, iova, 2 * LARGE_PAGES);
+		expect_no_fault(s);
+		unmap_pages(s, iova, FAIL_PAGES);
+		*entry(s, iova + LARGE, 2) = 0;
+		announce(s, iova, 10);
+		expect_gone(s, teardown);
+		expect_same(s, iova, 2 * LARGE_PAGES);
+	}
+	expect_failures(f);
+	map_pages(s, IOVA, DATA + PAGE, 1, VTD_SL_RW);
+	announce(s, IOVA, 0);
+	expect_works(s, IOVA, hva(s, DATA + PAGE), PAGE);
+}
+
+/* What the guest takes away goes, memory or not. */
+FAIL_TEST(unmap)
+{
+	u64 iova;
+
+	shadow_start(s, teardown, 0);
+	while (fail_nth_next(f)) {
+		iova = IOVA + f->nth * HUGE;
+		map_pages(s, iova, DATA + PAGE, FAIL_PAGES, VTD_SL_RW);
+		*entry(s, iova + LARGE, 2) = DATA | VTD_SL_RW | VTD_SL_PS;
+		announce(s, iova, 10);
+		expect_same(s, iova, 2 * LARGE_PAGES);
+
+		unmap_pages(s, iova, FAIL_PAGES);
+		*entry(s, iova + LARGE, 2) = 0;
+		announce_failing(s, f, iova, 10);
+		expect_gone(s, teardown);
+		expect_same(s, iova, 2 * LARGE_PAGES);
+		expect_no_fault(s);
+	}
+}
+
+/* A large page becomes small ones, half of them others, and large again. */
+FAIL_TEST(sizes)
+{
+	u64 iova, i;
+
+	shadow_start(s, teardown, 0);
+	while (fail_nth_next(f)) {
+		iova = IOVA + f->nth * HUGE;
+		*entry(s, iova, 2) = (DATA + LARGE) | VTD_SL_RW | VTD_SL_PS;
+		announce(s, iova, 9);
+		expect_same(s, iova, LARGE_PAGES);
+
+		*entry(s, iova, 2) = 0;
+		for (i = 0; i < LARGE_PAGES; i++)
+			map_pages(s, iova + i * PAGE,
+				  DATA + (i % 2 ? 2 : 1) * LARGE + i * PAGE, 1, VTD_SL_RW);
+		announce_failing(s, f, iova, 9);
+		if (teardown == KVM_VIOMMU_TEARDOWN_STRICT)
+			expect_same_or_nothing(s, iova, LARGE_PAGES);
+		serve(&s->t, SERVE_ACK, 0, 0);
+		announce(s, iova, 9);
+		expect_same(s, iova, LARGE_PAGES);
+
+		*entry(s, iova, 2) = (DATA + 2 * LARGE) | VTD_SL_RW | VTD_SL_PS;
+		announce_failing(s, f, iova, 9);
+		if (teardown == KVM_VIOMMU_TEARDOWN_STRICT)
+			expect_same_or_nothing(s, iova, LARGE_PAGES);
+		serve(&s->t, SERVE_ACK, 0, 0);
+		announce(s, iova, 9);
+		expect_same(s, iova, LARGE_PAGES);
+		*entry(s, iova, 2) = 0;
+		announce(s, iova, 9);
+		expect_gone(s, teardown);
+	}
+	expect_failures(f);
+}
+
+/* Of two domains, the device is in the new one or in none. */
+FAIL_TEST(context)
+{
+	u64 tables[2];
+
+	shadow_start(s, teardown, 0);
+	tables[0] = s->tables;
+	tables[1] = viommu_alloc(&s->t, 1);
+	map_pages(s, IOVA, DATA + PAGE, FAIL_PAGES, VTD_SL_RW);
+	s->tables = tables[1];
+	map_pages(s, IOVA, DATA + LARGE, FAIL_PAGES, VTD_SL_RW);
+	map_pages(s, BOUNCE, DATA, 1, VTD_SL_RW);
+	while (fail_nth_next(f)) {
+		viommu_set_context(&s->t, SID, f->nth % 2 ? DID : OTHER_DID,
+				   tables[f->nth % 2], WIDTH);
+		s->t.sh->arg[0] = SERVE_QUEUE;
+		s->t.sh->arg[1] = 2;
+		s->t.sh->arg[2] = VTD_QI_CONTEXT(VTD_GLOBAL);
+		s->t.sh->arg[3] = 0;
+		s->t.sh->arg[4] = VTD_QI_IOTLB(VTD_GLOBAL);
+		s->t.sh->arg[5] = 0;
+		run_failing(s, f);
+		expect_same_or_nothing(s, IOVA, FAIL_PAGES);
+		serve(&s->t, SERVE_ACK, 0, 0);
+		serve_new_context(&s->t);
+		expect_same(s, IOVA, FAIL_PAGES);
+		expect_no_fault(s);
+	}
+	expect_failures(f);
+}
+
+/* Memory of the guest goes, and is there again. */
+FAIL_TEST(memslot)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = MORE_SLOT,
+		.guest_phys_addr = MORE,
+	};
+	int ret;
+
+	add_memory(s, VM_MEM_SRC_ANONYMOUS, MORE_SLOT, MORE, LARGE_PAGES, 0);
+	region.userspace_addr = (u64)hva(s, MORE);
+	shadow_start(s, teardown, 0);
+	map_pages(s, IOVA, MORE, FAIL_PAGES, VTD_SL_RW);
+	announce(s, IOVA, 6);
+	while (fail_nth_next(f)) {
+		expect_same(s, IOVA, FAIL_PAGES);
+		region.memory_size = 0;
+		fail_nth_begin(f);
+		ret = __vm_ioctl(s->t.vm, KVM_SET_USER_MEMORY_REGION, &region);
+		fail_nth_end(f);
+		expect_enomem(f, ret ? errno : 0);
+		if (ret)
+			vm_ioctl(s->t.vm, KVM_SET_USER_MEMORY_REGION, &region);
+		expect_nothing(s, IOVA);
+		expect_nothing(s, IOVA + (FAIL_PAGES - 1) * PAGE);
+		expect_pinned(s, BOUNCE_PAGES);
+
+		region.memory_size = LARGE;
+		fail_nth_begin(f);
+		ret = __vm_ioctl(s->t.vm, KVM_SET_USER_MEMORY_REGION, &region);
+		fail_nth_end(f);
+		expect_enomem(f, ret ? errno : 0);
+		if (ret)
+			vm_ioctl(s->t.vm, KVM_SET_USER_MEMORY_REGION, &region);
+		VIOMMU_ASSERT_WAIT(pinned(s) == FAIL_PAGES + BOUNCE_PAGES,
+				   "%lu pages are pinned", (unsigned long)pinned(s));
+		serve(&s->t, SERVE_ACK, 0, 0);
+	}
+	expect_failures(f);
 }
 
 int main(int argc, char *argv[])

@@ -554,6 +554,6 @@ FAIL_TEST(close)
 int main(int argc, char *argv[])
 {
 	vswap_require();
-	fail_nth_require();
+	__TEST_REQUIRE(fail_nth_is_possible(), FAIL_NTH_IMPOSSIBLE);
 	return test_harness_run(argc, argv);
 }
