@@ -464,6 +464,9 @@ struct eli_thread {
 	bool started;
 	/* an exception that the guest does not expect is no failure */
 	bool may_abort;
+	/* nor is that there is no memory for KVM, which can go on */
+	bool may_fail;
+	pid_t tid;
 	/* what the thread is asked for, before it is sent a signal */
 	bool want_stop;
 	bool want_pause;
@@ -543,9 +546,12 @@ static void *eli_vcpu_thread(void *arg)
 	struct ucall uc;
 
 	eli_pin(t->cpu);
+	WRITE_ONCE(t->tid, syscall(SYS_gettid));
 	while (!t->end) {
 		if (__vcpu_run(vcpu)) {
 			if (errno == EAGAIN)
+				continue;
+			if (t->may_fail && (errno == ENOMEM || errno == EFAULT))
 				continue;
 			if (errno != EINTR) {
 				t->end = -errno;

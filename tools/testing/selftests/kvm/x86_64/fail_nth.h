@@ -14,8 +14,8 @@
  *	}
  *
  * The loop ends when nothing failed, because there are not as many allocations.  Several
- * things can be done in a round, of each of which one fails then.  Only allocations of
- * the calling thread count.  It takes a kernel with CONFIG_FAILSLAB and
+ * things can be done in a round, of each of which one fails then.  Only allocations of one
+ * thread count.  It takes a kernel with CONFIG_FAILSLAB and
  * CONFIG_FAIL_PAGE_ALLOC, and root.
  */
 #ifndef SELFTEST_KVM_FAIL_NTH_H
@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/syscall.h>
 
 #include "test_util.h"
 
@@ -38,8 +39,12 @@ struct fail_nth {
 	unsigned int nth;
 	/* Of this round; a failure need not have an effect. */
 	bool injected;
-	/* Rounds with a failure so far. */
+	/* So far, in all rounds. */
 	unsigned int failures;
+	/* The thread whose allocations count; 0 is the calling one. */
+	pid_t tid;
+	/* Private. */
+	bool started;
 	int fd;
 };
 
@@ -77,18 +82,12 @@ static inline bool fail_nth_is_possible(void)
 /* Another round?  The first one is without a failure, so it shows that all works. */
 static inline bool fail_nth_next(struct fail_nth *f)
 {
-	if (!f->fd)
-		f->fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	else if (f->nth++ && !f->injected)
-		goto end;
-	TEST_ASSERT(f->fd > 0 && f->nth <= FAIL_NTH_MAX, "no end after %u failures",
-		    f->failures);
+	if (f->started && f->nth++ && !f->injected)
+		return false;
+	TEST_ASSERT(f->nth <= FAIL_NTH_MAX, "no end after %u failures", f->failures);
+	f->started = true;
 	f->injected = false;
 	return true;
-end:
-	close(f->fd);
-	f->fd = 0;
-	return false;
 }
 
 static inline void __fail_nth_write(struct fail_nth *f, unsigned int nth)
@@ -102,11 +101,18 @@ static inline void __fail_nth_write(struct fail_nth *f, unsigned int nth)
 /* From here on, the nth allocation fails. */
 static inline void fail_nth_begin(struct fail_nth *f)
 {
-	if (f->nth)
-		__fail_nth_write(f, f->nth);
+	char path[64];
+
+	if (!f->nth)
+		return;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth",
+		 f->tid ?: (pid_t)syscall(SYS_gettid));
+	f->fd = open(path, O_RDWR | O_CLOEXEC);
+	TEST_ASSERT(f->fd >= 0, "%s cannot be opened", path);
+	__fail_nth_write(f, f->nth);
 }
 
-/* None does.  Errno stays as it is. */
+/* None does any more.  Errno stays as it is. */
 static inline void fail_nth_end(struct fail_nth *f)
 {
 	int error = errno;
@@ -120,6 +126,7 @@ static inline void fail_nth_end(struct fail_nth *f)
 			f->failures++;
 		}
 		__fail_nth_write(f, 0);
+		close(f->fd);
 	}
 	errno = error;
 }
