@@ -96,13 +96,15 @@ class Result:
 
 
 def run(l1, log, test, limit, env="", args=""):
-    """PROGRAM or PROGRAM:CASE within limit seconds; output goes to log."""
+    """PROGRAM, PROGRAM:CASE or PROGRAM:FIXTURE. within limit seconds; output to log."""
     start = time.monotonic()
     program, _, case = test.partition(":")
     # A limit inside of L1, too: nothing is left running for the next.
     command = f"cd /run; {env} timeout -k 10 {limit * l1.slow} ./{program} {args}"
     if case:
-        command += f" -t {shlex.quote(case)}"
+        # "FIXTURE." is all of its cases.
+        option = "-f" if case.endswith(".") else "-t"
+        command += f" {option} {shlex.quote(case.removesuffix('.'))}"
     with open(log, "wb") as f:
         def save(_, data):
             f.write(data)
