@@ -3,7 +3,7 @@
  * libviommu.so: put the VFIO devices of an unmodified QEMU behind a VT-d unit
  * that KVM emulates.
  *
- * To be preloaded.  It looks at three calls of the program: KVM_CREATE_VM, to
+ * To be preloaded.  It looks at some calls of the program: KVM_CREATE_VM, to
  * learn which VM there is; VFIO_GROUP_GET_DEVICE_FD, after which it creates and
  * starts the unit (once) and puts the device behind it; and close() of a
  * device, before which it takes the device away.  The VM's interrupt controller,
@@ -22,6 +22,8 @@
  *   VIOMMU_HAW, VIOMMU_WORKER (none, sidecore, task), VIOMMU_TEARDOWN (strict,
  *   deferred, optimistic), VIOMMU_MAX_PAGES
  *			see linux/kvm_viommu.h; default is KVM's
+ *   VIOMMU_PIN		mapped: VFIO's containers do not get the guest's memory, see
+ *			map_dma(); default is all
  *   VIOMMU_OPTIONAL	1: go on without protection if something fails
  *
  * Only one VM of a process is served, and descriptors are known by their number:
@@ -130,11 +132,19 @@ static const char *setting(const char *env)
 	return val && *val ? val : NULL;
 }
 
+static bool pins_mapped(void)
+{
+	const char *val = setting("VIOMMU_PIN");
+
+	return val && !strcmp(val, "mapped");
+}
+
+/* A device that reaches nothing without the unit cannot do without. */
 static bool is_optional(void)
 {
 	const char *val = setting("VIOMMU_OPTIONAL");
 
-	return val && !strcmp(val, "1");
+	return val && !strcmp(val, "1") && !pins_mapped();
 }
 
 /* [DOMAIN:]BUS:DEV.FN, up to @end, to the form in which VFIO names a device. */
@@ -321,6 +331,9 @@ static int attach(int group_fd, const char *name, int fd)
 	if (err)
 		return err;
 	dev = find_device(name);
+	if (!dev && pins_mapped())
+		return complain(-EPERM, "give %s to the guest, it would reach nothing (VIOMMU_PIN)",
+				name);
 	if (!dev)
 		return 0;
 	if (vm_fd < 0 || owner != getpid())
@@ -374,19 +387,22 @@ static void forget_vm(void)
  * Without the lock, so that close() of anything else neither waits for another
  * thread nor deadlocks in a signal handler.
  */
-static bool is_watched(int fd)
+static bool is_device(int fd)
 {
 	unsigned int i;
 
-	if (fd < 0)
-		return false;
-	if (fd == vm_fd || fd == unit_fd)
-		return true;
 	for (i = 0; i < nr_devices; i++) {
 		if (fd == devices[i].fd)
 			return true;
 	}
 	return false;
+}
+
+static bool is_watched(int fd)
+{
+	if (fd < 0)
+		return false;
+	return fd == vm_fd || fd == unit_fd || is_device(fd);
 }
 
 static void before_close(int fd)
@@ -448,6 +464,19 @@ static int get_device_fd(int group_fd, const char *name)
 }
 
 /*
+ * A VMM has VFIO map all of the guest's memory for its devices, which pins it.  Behind a
+ * unit a device uses that only while the guest has not turned translation on, or wants
+ * the device to by-pass it.  If nothing is mapped a device reaches nothing then, and
+ * what the guest maps is all that is pinned, by KVM.
+ *
+ * These numbers are those of other calls for devices, e.g. VFIO_DEVICE_PCI_HOT_RESET.
+ */
+static int map_dma(int fd, unsigned long request, void *arg)
+{
+	return pins_mapped() && !is_device(fd) ? 0 : real_ioctl(fd, request, arg);
+}
+
+/*
  * A child of fork() has the descriptors, and often closes all that it finds
  * before it executes something else.  That must not reach the unit, which is
  * the same as the parent's.
@@ -506,6 +535,9 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 		return ret;
 	case VFIO_GROUP_GET_DEVICE_FD:
 		return get_device_fd(fd, arg);
+	case VFIO_IOMMU_MAP_DMA:
+	case VFIO_IOMMU_UNMAP_DMA:
+		return map_dma(fd, request, arg);
 	default:
 		return real_ioctl(fd, request, arg);
 	}

@@ -9,6 +9,7 @@
  *   race=NAME		open a device in a thread, fork() meanwhile
  *   fork, vfork	have a child that closes everything
  *   daemon		fork() and go on in the child
+ *   map		map and unmap memory in the container, reset the first device
  *   other		another ioctl
  */
 #include <fcntl.h>
@@ -100,6 +101,19 @@ static void do_vfork(void)
 	wait_for(pid);
 }
 
+static void do_map(void)
+{
+	struct vfio_iommu_type1_dma_map map = { .argsz = sizeof(map), .size = 4096 };
+	struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap), .size = 4096 };
+	int container = group;
+
+	printf("map: %d\n", ioctl(container, VFIO_IOMMU_MAP_DMA, &map));
+	printf("unmap: %d %llu\n", ioctl(container, VFIO_IOMMU_UNMAP_DMA, &unmap),
+	       (unsigned long long)unmap.size);
+	if (nr_devices)
+		printf("reset: %d\n", ioctl(devices[0].fd, VFIO_DEVICE_PCI_HOT_RESET, NULL));
+}
+
 static void run(char *arg)
 {
 	pthread_t threads[NR_DEVICES];
@@ -151,6 +165,8 @@ static void run(char *arg)
 			wait_for(pid);
 			exit(0);
 		}
+	} else if (!strcmp(arg, "map")) {
+		do_map();
 	} else if (!strcmp(arg, "other")) {
 		printf("other: %d\n", ioctl(kvm, KVM_CHECK_EXTENSION, 42UL));
 	} else {

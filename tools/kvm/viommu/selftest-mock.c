@@ -175,6 +175,13 @@ int ioctl(int fd, unsigned long request, ...)
 		if (!err)
 			return fd;
 		break;
+	case VFIO_IOMMU_MAP_DMA:
+		/* VFIO_DEVICE_PCI_HOT_RESET has the same number. */
+		err = *kinds[fd] ? call("RESET %s", kinds[fd]) : call("MAP");
+		break;
+	case VFIO_IOMMU_UNMAP_DMA:
+		err = call("UNMAP");
+		break;
 	default:
 		call("OTHER 0x%lx %lu", request, (unsigned long)arg);
 		return 7;

@@ -154,14 +154,14 @@ tells "a vCPU on the sidecore's CPU" \
 unit trapped none strict 0x44000000 "given back to the VMM"
 json "translation is off" "vm[100]['why'] == 'off' and not vm[100]['unit']['enabled']"
 tells "translation is off, why" \
-	"  NOT PROTECTED: the guest has not turned translation on, its devices reach all of its memory" \
+	"  NOT PROTECTED: the guest has not turned translation on, its devices reach what their VMM has mapped, which is all of its memory as a rule" \
 	--why 100
 tells "no worker" "  each change of its tables is an exit, as there is no sidecore" --why 100
 
 unit direct "sidecore of CPU 3" strict 0xc4000000 "given back to the VMM" "blocked" \
 	"translated, domain 12"
 json "some are not" "vm[100]['why'] == 'bypassed,blocked'"
-tells "bypassed" "  00:10.0 of the guest NOT PROTECTED: reaches all of the guest's memory, as the guest wants it (Linux: iommu=pt)" --why
+tells "bypassed" "  00:10.0 of the guest NOT PROTECTED: reaches what its VMM has mapped, all of the guest's memory as a rule, as the guest wants it (Linux: iommu=pt)" --why
 tells "blocked" "  00:10.1 of the guest reaches nothing: the guest has no valid context entry for it, as before its driver is loaded" --why
 
 unit direct "a thread of the VM's own" optimistic 0xc4000000 "translated, domain 1"

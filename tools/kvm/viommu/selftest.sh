@@ -424,6 +424,47 @@ GET $dev1
 TEST vm1 type=12
 CLOSE $dev1" "$devices" MOCK_FAIL=TEST:19 VIOMMU_OPTIONAL=1 vm get=$dev1 put=$dev1
 
+client "VFIO gets the guest's memory" "map: 0
+unmap: 0 4096
+$dev1: open
+map: 0
+unmap: 0 4096
+reset: 0
+close: 0 0" "VM 0
+MAP
+UNMAP
+GET $dev1
+$started
+$added
+MAP
+UNMAP
+RESET $dev1
+DEL sid=0x18
+CLOSE $dev1" "$devices" vm map get=$dev1 map put=$dev1
+client "VFIO does not with VIOMMU_PIN=mapped" "map: 0
+unmap: 0 4096
+$dev1: open
+map: 0
+unmap: 0 4096
+reset: 0
+viommu: cannot give 0000:00:09.0 to the guest, it would reach nothing (VIOMMU_PIN): Operation not permitted
+0000:00:09.0: Operation not permitted
+close: 0 0" "VM 0
+GET $dev1
+$started
+$added
+RESET $dev1
+GET 0000:00:09.0
+CLOSE 0000:00:09.0
+DEL sid=0x18
+CLOSE $dev1" "$devices" VIOMMU_PIN=mapped vm map get=$dev1 map get=0000:00:09.0 put=$dev1
+client "which excludes VIOMMU_OPTIONAL=1" \
+	"viommu: cannot create the unit, is KVM loaded with viommu=1?: No such device
+$dev1: No such device" "VM 0
+GET $dev1
+TEST vm1 type=12
+CLOSE $dev1" "$devices" MOCK_FAIL=TEST:19 VIOMMU_OPTIONAL=1 VIOMMU_PIN=mapped vm get=$dev1
+
 for list in "$dev1" "$dev1=" "$dev1=3" "$dev1=03.8" "$dev1=20.0" "$dev1=03.0," \
 	"$dev1=03.0;" "00:06=03.0" "x=03.0" ",$dev1=03.0" "$dev1=100:03.0" \
 	"0:0:0:06.0=03.0" "$dev1 =03.0" "100:06.0=03.0" "00000:00:06.0=03.0"; do
@@ -596,9 +637,10 @@ launch "options in any order, and all of ours" 42 "$(seen \
 VIOMMU_HAW=39
 VIOMMU_MAX_PAGES=1000
 VIOMMU_OPTIONAL=1
+VIOMMU_PIN=mapped
 VIOMMU_TEARDOWN=optimistic
 VIOMMU_WORKER=none" "${args[@]}")" --base=0xfed80000 --haw=39 --worker=none \
-	--teardown=optimistic --max-pages=1000 --optional -- "$q" "${args[@]}"
+	--teardown=optimistic --max-pages=1000 --pin=mapped --optional -- "$q" "${args[@]}"
 table "options in any order" "host address width 39, flags 0x00
 DRHD: base 0xfed80000, 4096 bytes, segment 0, flags 0x00
   endpoint 00:1f.7
@@ -702,12 +744,15 @@ launch "refused: a base that is none" 2 "viommu-dmar: base 5: $base" \
 nothing "no file stays after a refusal" "$(ls "$tmp/empty")"
 for arg in --worker=x:"expected none, sidecore or task" \
 	--teardown=:"expected strict, deferred or optimistic" \
-	--max-pages=x:"expected a number" \
+	--max-pages=x:"expected a number" --pin=x:"expected all or mapped" \
 	--exclude=x:"expected a PCI address of the host, e.g. 0000:01:00.0"; do
 	launch "refused: ${arg%%:*}" 2 "viommu-run: ${arg/:/: }" "${arg%%:*}" "$q"
 done
 launch "refused: an unknown option" 2 "viommu-run: unknown option --bases=1 (see --help)" \
 	--bases=1 "$q"
+launch "refused: a device that would reach nothing" 2 \
+	"viommu-run: --pin=mapped: a device that is excluded would reach nothing" \
+	--pin=mapped --exclude=02:00.0 "$q" -device vfio-pci,host=02:00.0
 launch "refused: no QEMU" 2 "viommu-run: no QEMU to run (see --help)" --haw=46
 launch "refused: no QEMU after --" 2 "viommu-run: no QEMU to run (see --help)" --
 "$bin/viommu-run" --help >"$tmp/got"
