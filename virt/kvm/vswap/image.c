@@ -75,8 +75,8 @@ static struct file *vswap_open_for_aliases(struct vswap_mnt *mnt,
 	struct file *file;
 
 	file = dentry_open(lower, O_RDONLY | O_LARGEFILE | O_DIRECT, mnt->cred);
-	*direct = !IS_ERR(file);
-	if (IS_ERR(file))
+	*direct = file != ERR_PTR(-EINVAL);
+	if (!*direct)
 		file = dentry_open(lower, O_RDONLY | O_LARGEFILE, mnt->cred);
 	return file;
 }

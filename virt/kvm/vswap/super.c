@@ -657,9 +657,9 @@ static int vswap_parse_param(struct fs_context *fc,
 		return invalf(fc, "kvm_vswap: lower= is given twice");
 	ret = kern_path(param->string, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, lower);
 	if (ret)
-		return invalf(fc, "kvm_vswap: lower=%s is not a directory",
-			      param->string) ?: ret;
-	return 0;
+		errorf(fc, "kvm_vswap: lower=%s is not a directory that can be used: error %d",
+		       param->string, ret);
+	return ret;
 }
 
 static int vswap_fill_super(struct super_block *sb, struct fs_context *fc)

@@ -2202,9 +2202,9 @@ VSWAP_TEST(mount_options)
 	VSWAP_FAILS(mount("none", dir, "kvm_vswap", 0, "lower"), EINVAL);
 	VSWAP_FAILS(mount("none", dir, "kvm_vswap", 0, "lower="), EINVAL);
 	VSWAP_FAILS(mount("none", dir, "kvm_vswap", 0, "upper=/"), EINVAL);
-	VSWAP_FAILS(vswap_try_mount(dir, "/nonexistent"), EINVAL);
+	VSWAP_FAILS(vswap_try_mount(dir, "/nonexistent"), ENOENT);
 	VSWAP_FAILS(vswap_try_mount(dir, vswap_path(self->m.lower, "image")),
-		    EINVAL);
+		    ENOTDIR);
 	snprintf(options, sizeof(options), "lower=%s,lower=%s", self->m.lower,
 		 self->m.lower);
 	VSWAP_FAILS(mount("none", dir, "kvm_vswap", 0, options), EINVAL);
