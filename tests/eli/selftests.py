@@ -54,7 +54,8 @@ def run_config(config, tests, directory, bad):
     """Boot, load, run; appends to bad what failed."""
     modules, options = CONFIGS[config]
     with rig.L1(f"eli.selftests/{config}", modules=modules, cpus=3,
-                memory=3072, append="irqaffinity=0") as l1:
+                memory=3072, append="irqaffinity=0",
+                expected=kselftest.FAULT_COMPLAINTS) as l1:
         rig.build_test_module(l1.kernel, "eliprod")
         kselftest.copy(l1, directory, tests)
         l1.script(f"""

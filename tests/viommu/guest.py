@@ -38,6 +38,8 @@ PACKETS = 200
 IDLE = 5
 # Pages that KVM accounts in advance.
 SPARE = 64
+# A guest uses more than that, so that it can be swapped, and QEMU itself half of it.
+RECLAIM_MIB = 96
 
 TOOL = TOP / "tools/kvm/viommu/viommu-stat"
 
@@ -87,10 +89,15 @@ def boot(l1, options, run, args=""):
     """A guest with igb and edu behind the unit; edu is dmaprobe's."""
     l1.script(f"""
 load_kvm {options}
+mkswap -q "$(disk swap)" && swapon "$(disk swap)" || fail "no swap"
 igb=$(bind_vfio igb)
 edu=$(bind_vfio edu)
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mkdir -p /sys/fs/cgroup/g
+echo $BASHPID >/sys/fs/cgroup/g/cgroup.procs
 l2_start g -w last -x "{run}" -a "{iommu.STRICT}" -- {args} \
 	-device vfio-pci,host=$igb,addr=0x10 -device vfio-pci,host=$edu,addr=0x11
+echo $BASHPID >/sys/fs/cgroup/cgroup.procs
 l2_wait g 400
 """, timeout=500)
     return iommu.Prober(l1, "l2_run g", iommu.GUEST_EDU, "/lib/dmaprobe.ko")
@@ -212,6 +219,24 @@ l2_run g 'dmesg | grep -iE "dmar.*(fault|request)"'
     check("blocked DMA that the host told of", stat(l1, "dma_faults"), 2, 2)
 
 
+def overcommit(l1, load, pin):
+    """Memory that is not pinned is swapped, and packets go on."""
+    # What is in the host's page cache goes first.
+    swapped = int(l1.script(f"""
+cd /sys/fs/cgroup/g
+for i in {{1..30}}; do
+	(( $(<memory.swap.current) < {RECLAIM_MIB} << 20 )) || break
+	echo 16M >memory.reclaim 2>/dev/null
+done
+cat memory.swap.current
+""", timeout=120).out) >> 20
+    check("swapped, MB", swapped, *((RECLAIM_MIB, 1000) if pin == "mapped" else
+                                    (0, RECLAIM_MIB / 2)))
+    r = load.exchange(PACKETS, 8, SECONDS)
+    print(f"  packets: {r['answered']} of {r['sent']}, {r['late']} late")
+    check("packets lost of all", r["lost"] / r["sent"], 0, 0.05)
+
+
 def report(l1):
     """What viommu-stat tells of the only VM."""
     vm, = json.loads(l1.run(f"{TOOL} --json").out)["vms"]
@@ -300,7 +325,8 @@ def run(name, options, run_options="", *, polled, host="intel", qemu=None,
     run_qemu = (f"env PATH={qemu.parent}:/usr/bin:/bin" if qemu else
                 f"{rig.build_viommu_tools()}/viommu-run {run_options}")
     with rig.L1(f"viommu.guest.{name}", modules="viommu", iommu=host,
-                devices=["igb", "edu"], append="iommu.strict=1 slab_nomerge",
+                devices=["igb", "edu"], disks={"swap": 256},
+                append="iommu.strict=1 slab_nomerge",
                 guest_modules=["dmaprobe", "iommufault"]) as l1:
         if qemu:
             refusals(l1, qemu, options)
@@ -310,6 +336,7 @@ def run(name, options, run_options="", *, polled, host="intel", qemu=None,
         told(l1, worker, "protected", *() if polled else (
             "each change of its tables is an exit", "there is no sidecore"))
         told_of_traffic(l1, load, polled)
+        overcommit(l1, load, pin)
         stray_dma(l1, host)
         told(l1, worker, "protected,faults", "  2 faults told to the guest",
              "    2 of these by the host's IOMMU")

@@ -99,6 +99,7 @@ def main():
     tests = tests or [t for t in TESTS if (directory / t).exists()]
 
     with rig.L1("viommu.selftests.l1", modules="viommu", cpus=3, spare=True,
+                expected=kselftest.FAULT_COMPLAINTS,
                 memory=3072, devices=["edu"]) as l1:
         kselftest.copy(l1, directory, tests)
         bad = kselftest.run_configs(

@@ -100,6 +100,7 @@ def main():
     tests = tests or [t for t in TESTS if (directory / t).exists()]
 
     with rig.L1("vswap.selftests.l1", modules="vswap", memory=1536, spare=True,
+                expected=kselftest.FAULT_COMPLAINTS,
                 disks={"swap": 768, "image": 512, "idle": 16}) as l1:
         kselftest.copy(l1, directory, tests)
         l1.script(SETUP)

@@ -503,7 +503,7 @@ FAIL_TEST(pin)
 	DONE();
 }
 
-/* Given back: by the process, and by the file. */
+/* Given back. */
 FAIL_TEST(remove)
 {
 	struct vswap_ram *ram = &self->ram;
@@ -520,7 +520,8 @@ FAIL_TEST(remove)
 		expect_either(ram->mem, 0, 0, ret ? IMAGE : 0);
 		expect_works(&self->m, ram, self->image);
 	}
-	DONE();
+	/* It need not allocate anything. */
+	ksft_print_msg("%u allocations failed\n", self->f.failures);
 }
 
 FAIL_TEST(ioctls)
@@ -561,6 +562,7 @@ FAIL_TEST(ioctls)
 FAIL_TEST(close)
 {
 	struct vswap_ram *ram = &self->ram;
+	int ret;
 
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
@@ -568,8 +570,14 @@ FAIL_TEST(close)
 		vswap_pwrite(self->image, ram->mem, N, N);
 		vswap_touch(ram, 0, N / 2);
 		fail_nth_begin(&self->f);
-		put_ram(&self->m, ram);
+		ret = munmap(ram->mem, ram->pages * PAGE);
+		VSWAP_OK(close(ram->fd));
 		fail_nth_end(&self->f);
+		/* It can have to split what is mapped, as far as Linux knows. */
+		if (ret)
+			VSWAP_OK(munmap(ram->mem, ram->pages * PAGE));
+		VSWAP_OK(unlink(vswap_path(self->m.mnt, "ram")));
+		ram->mem = NULL;
 	}
 	ksft_print_msg("%u allocations failed\n", self->f.failures);
 }
