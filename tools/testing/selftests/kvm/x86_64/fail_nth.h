@@ -133,8 +133,13 @@ static inline void fail_nth_end(struct fail_nth *f)
 
 /* A system call that returns -1 did so because of the failure. */
 #define FAIL_NTH_OK(f, ret)								\
-	TEST_ASSERT((ret) != -1 || ((f)->injected && errno == ENOMEM),			\
-		    "failure %u%s: %s is -1 with errno %d (%s)", (f)->nth,		\
-		    (f)->injected ? "" : " was not injected", #ret, errno, strerror(errno))
+do {											\
+	const struct fail_nth *__f = (f);						\
+											\
+	TEST_ASSERT((ret) != -1 || (__f->injected && errno == ENOMEM),			\
+		    "failure %u%s: %s is -1 with errno %d (%s)", __f->nth,		\
+		    __f->injected ? "" : " was not injected", #ret, errno,		\
+		    strerror(errno));							\
+} while (0)
 
 #endif /* SELFTEST_KVM_FAIL_NTH_H */
