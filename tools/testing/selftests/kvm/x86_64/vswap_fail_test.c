@@ -156,8 +156,10 @@ static void expect_works(struct vswap_mount *m, struct vswap_ram *ram, int image
 }
 
 #define DONE()										\
+do {											\
 	ksft_print_msg("%u allocations failed\n", self->f.failures);			\
-	TEST_ASSERT(self->f.failures, "there were none to fail")
+	TEST_ASSERT(self->f.failures, "there were none to fail");			\
+} while (0)
 
 FAIL_TEST(mount)
 {
