@@ -5,8 +5,8 @@
 #
 #	make-tools-deb.sh "FEATURES"
 #
-# It has what "make install" in tools/kvm/<feature> installs, the manual pages as text,
-# and the features' documents.  Needs no root.
+# It has what "make install" in tools/kvm/<feature> installs, and the features'
+# documents.  Needs asciidoctor, which "make setup" installs, and no root.
 
 . "$(dirname "$0")/common.sh"
 
@@ -21,6 +21,8 @@ if [[ ! $features ]]; then
 	exit 0
 fi
 
+type -P asciidoctor >/dev/null ||
+	die "asciidoctor is needed for manual pages; install it (\"make setup\" does)"
 mkdir -p "$BUILD"
 work=$(mktemp -d "$BUILD/deb-tools.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -29,10 +31,8 @@ doc=$root/usr/share/doc/alleviate-tools
 install -d -m 755 "$root" "$doc"
 
 for f in $features; do
-	# Manual pages would depend on whether this machine has asciidoc.
 	make -s -C "$TOP/tools/kvm/$f" O="$work/$f" DESTDIR="$root" PREFIX=/usr \
-		CFLAGS="-O2 -g -ffile-prefix-map=$TOP=." install-tools
-	install -m 644 "$TOP/tools/kvm/$f"/*.txt "$doc/"
+		CFLAGS="-O2 -g -ffile-prefix-map=$TOP=." install-tools install-man
 	for file in "$TOP/Documentation/virt/kvm/$f.rst" \
 		    "$TOP/Documentation/virt/kvm/x86/$f.rst"; do
 		if [[ -f $file ]]; then
@@ -58,6 +58,7 @@ if [[ ${#linked[@]} -gt 0 ]]; then
 	depends+=", ${libraries#shlibs:Depends=}"
 fi
 
+find "$root/usr/share/man" -type f -exec gzip -9n {} +
 size=$(du -sk "$root" | cut -f1)
 mkdir "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<EOF

@@ -41,6 +41,8 @@ PACKAGES=(
 	debootstrap fio shellcheck libcap-dev libnuma-dev
 	# to draw results
 	gnuplot-nox
+	# manual pages
+	asciidoctor
 	# the Intel flavour of L1
 	bochs bochs-term xorriso isolinux syslinux-common
 )

@@ -50,8 +50,15 @@ output=$(viommu-run qemu-system-x86_64 -M q35 2>&1) && fail "nothing to protect:
 [[ $output != *libviommu* ]] || fail "viommu-run does not find its library: $output"
 ldd "$work/unpacked/usr/lib/libviommu.so" | grep -q "not found" &&
 	fail "libviommu.so lacks libraries"
-for file in eli-stat.txt viommu-run.txt viommu-stat.txt vswap.txt eli.rst viommu.rst vswap.rst copyright; do
+for file in eli.rst viommu.rst vswap.rst copyright; do
 	[[ -s $work/unpacked/usr/share/doc/alleviate-tools/$file ]] || fail "it has no $file"
+done
+for page in man8/eli-stat.8 man1/viommu-run.1 man8/viommu-stat.8 man8/vswap.8; do
+	name=${page#*/}
+	# What the page itself says that it is of.
+	zcat "$work/unpacked/usr/share/man/$page.gz" | grep -qxF "${name%.*} \\- $(
+		sed -n "s/^${name%.*} - //p" "$TOP"/tools/kvm/*/"${name%.*}.txt")" ||
+		fail "it has no manual page $name"
 done
 
 for f in eli viommu vswap; do

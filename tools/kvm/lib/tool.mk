@@ -10,6 +10,8 @@
 ifeq ($(origin CC),default)
 CC := $(CROSS_COMPILE)gcc
 endif
+# Either makes manual pages.
+ASCIIDOCTOR ?= asciidoctor
 A2X ?= a2x
 
 DESTDIR ?=
@@ -52,16 +54,19 @@ $(OUTPUT):
 	$(Q)mkdir -p $@
 endif
 
+has = $(shell command -v $(1))
+to_man := $(strip $(if $(call has,$(ASCIIDOCTOR)),$(ASCIIDOCTOR) --backend manpage,\
+	  $(if $(call has,$(A2X)),$(A2X) --doctype manpage --format manpage)))
+
 $(OUTPUT)%.1 $(OUTPUT)%.8: %.txt | $(OUTPUT)
-	$(if $(shell command -v $(A2X)),,$(error "You need to install asciidoc for man pages"))
-	$(call quiet,A2X)$(A2X) --doctype manpage --format manpage \
-		--destination-dir $(or $(OUTPUT),.) $<
+	$(if $(to_man),,$(error "You need to install asciidoctor or asciidoc for man pages"))
+	$(call quiet,MAN)$(to_man) --destination-dir $(or $(OUTPUT),.) $<
 
 .PHONY: man
 man: $(addprefix $(OUTPUT),$(MAN1) $(MAN8))
 
 .PHONY: install
-install: install-tools $(if $(shell command -v $(A2X)),install-man)
+install: install-tools $(if $(to_man),install-man)
 
 .PHONY: install-man
 install-man: man

@@ -46,7 +46,8 @@ make -s O="$bin" CC="$CC" >/dev/null
 rebuilt=$(find "$bin" -newer "$tmp/mark" -type f)
 nothing "nothing is rebuilt without need" "$rebuilt"
 
-make -s O="$bin" CC="$CC" A2X=/nonexistent DESTDIR="$tmp/dest" PREFIX=/usr install
+make -s O="$bin" CC="$CC" A2X=/nonexistent \
+	ASCIIDOCTOR=/nonexistent DESTDIR="$tmp/dest" PREFIX=/usr install
 (cd "$tmp/dest" && find . -type f | sort) >"$tmp/got"
 printf './usr/%s\n' bin/viommu-dmar bin/viommu-run lib/libviommu.so sbin/viommu-stat \
 	share/kvm-tools/kvm_vms.py >"$tmp/want"
