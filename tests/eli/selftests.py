@@ -37,6 +37,8 @@ CONFIGS = {
     "stock": ("none", ""),
 }
 TESTS = ["eli_test", "eli_hostile_test", "eli_migrate_test"]
+if kselftest.FAULTS:
+    TESTS.append("eli_fail_test")
 
 LIMIT = 500             # seconds for a program
 

@@ -9,9 +9,10 @@
 """Run the selftests of the in-kernel IOMMU: selftests.py [CONFIG|TEST...]
 
 Each of TESTS that exists runs with a sidecore and has to pass; skipping is
-failing.  With the feature off each has to skip.  Arguments pick configurations
-and tests by name, and PROGRAM:CASE a case of a program.  "trapped", without any
-sidecore, has to be picked, as the tests have cases for that as well.
+failing, but for cases that take a kernel that can make allocations fail.  With the
+feature off each has to skip.  Arguments pick configurations and tests by name, and
+PROGRAM:CASE a case of a program.  "trapped", without any sidecore, has to be picked, as
+the tests have cases for that as well.
 
 All configurations share an L1, in which the modules are loaded anew for each.
 The programs that need a device get QEMU's edu, by VFIO.
