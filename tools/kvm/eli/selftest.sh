@@ -14,22 +14,10 @@ stat_is() # NAME STATUS OUTPUT ARGUMENT...
 	expect "$1" "$2" "$3" ./eli-stat "${@:4}"
 }
 
-# Evaluate Python with the report "r" and its VMs by pid "vm".
 json() # NAME EXPRESSION ARGUMENT...
 {
 	./eli-stat --json "${@:3}" >"$tmp/json" 2>"$tmp/err" || :
-	check "$1" python3 -c '
-import json, sys
-r = json.load(open(sys.argv[1]))
-vm = {v["pid"]: v for v in r["vms"]}
-if not eval("(" + sys.argv[2] + ")"):
-    sys.exit(json.dumps(r, indent=1))' "$tmp/json" "$2"
-}
-
-put() # FILE TEXT
-{
-	mkdir -p "$(dirname "$tmp/fs/$1")"
-	printf '%s\n' "$2" >"$tmp/fs/$1"
+	check_json "$1" "$2"
 }
 
 # A VM with two vCPUs, threads PID + 1 and PID + 2.
@@ -216,20 +204,7 @@ check "events per second" awk '{ exit !($7 > 300 && $7 <= 2000 && $8 == 0 && $6 
 	"$tmp/rest"
 check "one object a line" test "$(./eli-stat --json -n 3 -i 0.01 | grep -c '^{.*}$')" == 3
 ./eli-stat --prometheus >"$tmp/got"
-check "Prometheus: form" python3 -c '
-import re, sys
-types = {}
-for line in open(sys.argv[1]):
-    if line.startswith("# TYPE "):
-        types[line.split()[2]] = line.split()[3]
-        continue
-    if line.startswith("# HELP "):
-        continue
-    m = re.fullmatch(r"(\w+)\{pid=\"\d+\",vm=\"[\d-]+\","
-                     r"command=\"(?:[^\"\\]|\\[\\n\"])*\"\} (\d+)\n", line)
-    assert m, line
-    assert (types[m[1]] == "counter") == m[1].endswith("_total"), line
-assert types["kvm_eli_vcpus_direct"] == "gauge"' "$tmp/got"
+check_prometheus kvm_eli_vcpus_direct
 check "Prometheus: values" grep -qx \
 	'kvm_eli_vcpus_direct{pid="100",vm="100-12",command="qemu \\"100\\""} 2' "$tmp/got"
 check "Prometheus: counters" grep -q '^kvm_device_irqs_total{pid="100".* 111$' "$tmp/got"

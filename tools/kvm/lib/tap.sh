@@ -58,6 +58,44 @@ check() # NAME COMMAND...
 	fi
 }
 
+# Evaluate Python with the report "r" in $tmp/json, and its VMs "vm" by what KEY names.
+check_json() # NAME EXPRESSION [KEY]
+{
+	check "$1" python3 -c '
+import json, sys
+r = json.load(open(sys.argv[1]))
+vm = {v[sys.argv[3]]: v for v in r["vms"]}
+if not eval("(" + sys.argv[2] + ")"):
+    sys.exit(json.dumps(r, indent=1))' "$tmp/json" "$2" "${3-pid}"
+}
+
+# What is in $tmp/got has the text form of Prometheus, counters are named as such, and
+# GAUGE is none.
+check_prometheus() # GAUGE
+{
+	check "Prometheus: form" python3 -c '
+import re, sys
+types = {}
+for line in open(sys.argv[1]):
+    if line.startswith("# TYPE "):
+        types[line.split()[2]] = line.split()[3]
+        continue
+    if line.startswith("# HELP "):
+        continue
+    label = r"\w+=\"(?:[^\"\\]|\\[\\n\"])*\""
+    m = re.fullmatch(rf"(\w+)\{{{label}(?:,{label})*\}} \d+(?:\.\d+)?\n", line)
+    assert m, line
+    assert (types[m[1]] == "counter") == m[1].endswith("_total"), line
+assert types[sys.argv[2]] == "gauge"' "$tmp/got" "$1"
+}
+
+# A file in place of one of the kernel's, below $tmp/fs.
+put() # FILE TEXT
+{
+	mkdir -p "$(dirname "$tmp/fs/$1")"
+	printf '%s\n' "$2" >"$tmp/fs/$1"
+}
+
 # The plan, and the exit status: 0 if all is well, 1 otherwise.
 finish()
 {

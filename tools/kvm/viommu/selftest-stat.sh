@@ -25,22 +25,10 @@ tells() # NAME LINE ARGUMENT...
 	fi
 }
 
-# Evaluate Python with the report "r" and its VMs by pid "vm".
 json() # NAME EXPRESSION ARGUMENT...
 {
 	./viommu-stat --json "${@:3}" >"$tmp/json" 2>"$tmp/err" || :
-	check "$1" python3 -c '
-import json, sys
-r = json.load(open(sys.argv[1]))
-vm = {v["pid"]: v for v in r["vms"]}
-if not eval("(" + sys.argv[2] + ")"):
-    sys.exit(json.dumps(r, indent=1))' "$tmp/json" "$2"
-}
-
-put() # FILE TEXT
-{
-	mkdir -p "$(dirname "$tmp/fs/$1")"
-	printf '%s\n' "$2" >"$tmp/fs/$1"
+	check_json "$1" "$2"
 }
 
 kvm=sys/kernel/debug/kvm
@@ -220,19 +208,7 @@ check "events per second, and shares of a CPU" awk '
 	{ exit !($4 > 300 && $4 <= 1000 && $5 == 0 && $8 > 15 && $8 <= 50 && $9 == "0.0") }' \
 	"$tmp/rest"
 ./viommu-stat --prometheus >"$tmp/got"
-check "Prometheus: form" python3 -c '
-import re, sys
-types = {}
-for line in open(sys.argv[1]):
-    if line.startswith("# TYPE "):
-        types[line.split()[2]] = line.split()[3]
-        continue
-    if line.startswith("# HELP "):
-        continue
-    m = re.fullmatch(r"(\w+)\{(?:\w+=\"[^\"]*\",?)+\} ([\d.]+)\n", line)
-    assert m, line
-    assert (types[m[1]] == "counter") == m[1].endswith("_total"), line
-assert types["kvm_viommu_pinned"] == "gauge"' "$tmp/got"
+check_prometheus kvm_viommu_pinned
 vm='{pid="100",vm="100-9",command="qemu"}'
 for line in "kvm_viommu_devices$vm 1" "kvm_viommu_devices_translated$vm 1" \
 	    "kvm_viommu_strict$vm 1" "kvm_viommu_direct$vm 0" \

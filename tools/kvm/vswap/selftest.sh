@@ -125,13 +125,7 @@ tell() # WHAT
 json() # NAME EXPRESSION ARGUMENT...
 {
 	"$VSWAP" stat --json "${@:3}" >"$tmp/json" 2>"$tmp/err" || :
-	check "$1" python3 -c '
-import json, sys
-r = json.load(open(sys.argv[1]))
-vm = {v["pages"]: v for v in r["vms"]}
-a = vm.get(100)
-if not eval("(" + sys.argv[2] + ")"):
-    sys.exit(json.dumps(r, indent=1))' "$tmp/json" "$2"
+	check_json "$1" "(lambda a: $2)(vm.get(100))" pages
 }
 
 json "both are found" "len(vm) == len(r['vms']) == 2"
@@ -174,20 +168,7 @@ check "a JSON object a line" test "$(grep -c '^{.*}$' "$tmp/got")" == 3
 check "top clears the screen" test "$(grep -c $'\e\\[2J2 RAM files' "$tmp/got")" == 2
 
 "$VSWAP" stat --prometheus "$holder" >"$tmp/got"
-check "Prometheus: form" python3 -c '
-import re, sys
-types = {}
-for line in open(sys.argv[1]):
-    if line.startswith("# TYPE "):
-        types[line.split()[2]] = line.split()[3]
-        continue
-    if line.startswith("# HELP "):
-        continue
-    m = re.fullmatch(r"(\w+)\{pid=\"\d+\",command=\"[^\"]*\","
-                     r"file=\"(?:[^\"\\]|\\[\\n\"])*\"\} (\d+)\n", line)
-    assert m, line
-    assert (types[m[1]] == "counter") == m[1].endswith("_total"), line
-assert types["kvm_vswap_swapped"] == "gauge"' "$tmp/got"
+check_prometheus kvm_vswap_swapped
 check "Prometheus: a value" grep -q '^kvm_vswap_broken_by_guest_total{.*} 5$' "$tmp/got"
 
 # Not as everybody.
