@@ -21,9 +21,9 @@ GRACE = 60              # seconds for a program to be killed, in L1
 
 # Whether L1's kernel can make allocations fail, which some tests are about.
 FAULTS = os.environ.get("FLAVOUR") == "debug"
-# What a kernel says then.  A failed vmalloc() has a call trace, and nothing else that
-# is a complaint; what is one has a line that says so, besides.
-FAULT_COMPLAINTS = [r"Call Trace:", r"Huh VM_FAULT_OOM leaked out",
+# What a kernel says then.
+FAULT_COMPLAINTS = [r"vmalloc error: .* allocation failed",
+                    r"Huh VM_FAULT_OOM leaked out",
                     r"pagefault_out_of_memory: \d+ callb",
                     r"EXT4-fs error .*: Out of memory"] if FAULTS else []
 

@@ -93,6 +93,10 @@ COMPLAINTS = re.compile(
     """, re.VERBOSE)
 
 
+# Lines from what a kernel reports to "Call Trace:": who runs, on what hardware.
+BEFORE_TRACE = 5
+
+
 def complaints(text, expected=()):
     """Lines of a console log in which a kernel complains.
 
@@ -102,8 +106,15 @@ def complaints(text, expected=()):
     purpose; give the narrowest possible.
     """
     lines = text.splitlines()
-    found = [i for i, line in enumerate(lines) if COMPLAINTS.search(line) and
-             not any(re.search(e, line) for e in expected)]
+
+    def is_expected(i):
+        # The call trace of something belongs to it.
+        first = i - BEFORE_TRACE if "Call Trace:" in lines[i] else i
+        return any(re.search(e, line) for e in expected
+                   for line in lines[max(first, 0):i + 1])
+
+    found = [i for i, line in enumerate(lines)
+             if COMPLAINTS.search(line) and not is_expected(i)]
     shown = set(found)
     if found:
         shown.update(range(found[0], min(found[0] + 25, len(lines))))

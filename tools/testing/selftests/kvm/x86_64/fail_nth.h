@@ -142,4 +142,17 @@ do {											\
 		    strerror(errno));							\
 } while (0)
 
+/* Do one, of which an allocation fails; its result. */
+#define FAIL_NTH(f, call)								\
+({											\
+	struct fail_nth *__n = (f);							\
+	__typeof__(call) __ret;								\
+											\
+	fail_nth_begin(__n);								\
+	__ret = (call);									\
+	fail_nth_end(__n);								\
+	FAIL_NTH_OK(__n, __ret);							\
+	__ret;										\
+})
+
 #endif /* SELFTEST_KVM_FAIL_NTH_H */

@@ -170,10 +170,7 @@ FAIL_TEST(mount)
 	if (mkdir(other, 0755))
 		TEST_ASSERT_EQ(errno, EEXIST);
 	while (fail_nth_next(&self->f)) {
-		fail_nth_begin(&self->f);
-		ret = vswap_try_mount(other, self->m.lower);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, vswap_try_mount(other, self->m.lower));
 		if (!ret)
 			VSWAP_OK(umount(other));
 		VSWAP_FAILS(umount(other), EINVAL);
@@ -234,10 +231,8 @@ FAIL_TEST(open_image)
 		PREPARE();
 		snprintf(name, sizeof(name), "image%u", self->f.nth);
 		vswap_image_create(&self->m, name, N, NEW);
-		fail_nth_begin(&self->f);
-		fd = open(vswap_path(self->m.mnt, name), O_RDWR | O_DIRECT);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, fd);
+		fd = FAIL_NTH(&self->f,
+			      open(vswap_path(self->m.mnt, name), O_RDWR | O_DIRECT));
 		if (fd < 0)
 			fd = vswap_image_open(&self->m, name, O_RDWR | O_DIRECT);
 		make_dropped(&self->ram, fd, 0);
@@ -258,10 +253,7 @@ FAIL_TEST(read)
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
 		vswap_fill_pages(ram, 0, N, NEW);
-		fail_nth_begin(&self->f);
-		ret = pread(self->image, ram->mem, N * PAGE, 0);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, pread(self->image, ram->mem, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_pages(ram, 0, done, IMAGE);
 		expect_unread(ram->mem, done, NEW);
@@ -283,10 +275,7 @@ FAIL_TEST(read_dropped)
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
 		make_dropped(ram, self->image, N);
-		fail_nth_begin(&self->f);
-		ret = pread(self->image, ram->mem, N * PAGE, 0);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, pread(self->image, ram->mem, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_pages(ram, 0, done, IMAGE);
 		expect_unread(ram->mem, done, IMAGE + N);
@@ -345,10 +334,7 @@ FAIL_TEST(write)
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
 		vswap_fill_pages(ram, 0, N, NEW);
-		fail_nth_begin(&self->f);
-		ret = pwrite(self->image, ram->mem, N * PAGE, 0);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, pwrite(self->image, ram->mem, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_blocks(&self->m, "image", 0, done, NEW, false);
 		expect_either_block(&self->m, done, NEW, IMAGE);
@@ -373,10 +359,7 @@ FAIL_TEST(overwrite)
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
 		make_dropped(ram, self->image, 0);
-		fail_nth_begin(&self->f);
-		ret = pwrite(self->image, buffer, N * PAGE, 0);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, pwrite(self->image, buffer, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_pages(ram, 0, N, IMAGE);
 		vswap_expect_blocks(&self->m, "image", 0, done, OTHER, false);
@@ -418,10 +401,7 @@ FAIL_TEST(truncate)
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
 		make_dropped(ram, self->image, 0);
-		fail_nth_begin(&self->f);
-		ret = ftruncate(self->image, N / 2 * PAGE);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, ftruncate(self->image, N / 2 * PAGE));
 		vswap_expect_blocks(&self->m, "image", 0, N / 2, IMAGE, false);
 		vswap_expect_pages(ram, 0, N, IMAGE);
 		vswap_try_pageout(ram, 0, N);
@@ -515,10 +495,7 @@ FAIL_TEST(remove)
 		PREPARE();
 		make_dropped(ram, self->image, 0);
 		vswap_touch(ram, 0, N / 2);
-		fail_nth_begin(&self->f);
-		ret = madvise(ram->mem, N * PAGE, MADV_REMOVE);
-		fail_nth_end(&self->f);
-		FAIL_NTH_OK(&self->f, ret);
+		ret = FAIL_NTH(&self->f, madvise(ram->mem, N * PAGE, MADV_REMOVE));
 		expect_either(ram->mem, 0, 0, ret ? IMAGE : 0);
 		expect_works(&self->m, ram, self->image);
 	}
