@@ -321,10 +321,10 @@ def run_by_percent(host, command, percents):
     return rows, made
 
 
-def compare(bench, results):
+def compare(bench, runs):
     """Write the results of run_by_percent() in several configurations."""
     rows, made = [], set()
-    for more, what in results:
+    for more, what in runs:
         rows += more
         made |= what
     if len(made) != 1:
