@@ -214,6 +214,8 @@ struct viommu_device {
 	/* What it is attached to, and what it is going to be. */
 	enum viommu_attached attached, target;
 	struct viommu_domain *domain, *target_domain;
+	/* It could not be, so it may not even be what @attached says. */
+	bool failed;
 };
 
 /* What is to be done next, in this order. */
@@ -312,6 +314,8 @@ struct kvm_viommu {
 	struct list_head dying;
 	/* The shadow has something to sync. */
 	bool unsynced;
+	/* There was no memory to attach a device: try again, see viommu_starve(). */
+	bool starved;
 
 	struct list_head devices;
 	/* Domains by guest domain id. */

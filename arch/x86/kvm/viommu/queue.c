@@ -152,6 +152,17 @@ void viommu_bury_all(struct kvm_viommu *v)
 }
 
 /*
+ * A device could not be attached, for this reason, and is blocked.  If there was no
+ * memory, contexts are looked at again with the next invalidation: the guest, which
+ * has done nothing wrong, does not know that it should ask for that.
+ */
+static void viommu_starve(struct kvm_viommu *v, int err)
+{
+	if (err == -ENOMEM)
+		v->starved = true;
+}
+
+/*
  * Get the domain that a context entry is about, new or existing.  Entries that
  * agree on the id have to agree on the tables ("Context Entry"); of a guest that
  * breaks that rule the later device is blocked.  If all devices leave a domain, or
@@ -162,6 +173,7 @@ static struct viommu_domain *viommu_get_domain(struct kvm_viommu *v,
 					       const struct viommu_context *ctx)
 {
 	struct viommu_domain *d = xa_load(&v->domains, ctx->did);
+	int ret = -ENOMEM;
 
 	if (d && d->tables == ctx->tables && d->width == ctx->width) {
 		d->nr_devices++;
@@ -173,7 +185,7 @@ static struct viommu_domain *viommu_get_domain(struct kvm_viommu *v,
 
 	d = kzalloc(sizeof(*d), GFP_KERNEL_ACCOUNT);
 	if (!d)
-		return NULL;
+		goto err;
 
 	d->did = ctx->did;
 	d->tables = ctx->tables;
@@ -182,21 +194,28 @@ static struct viommu_domain *viommu_get_domain(struct kvm_viommu *v,
 	INIT_LIST_HEAD(&d->stale);
 	d->shadow = v->api->domain_create(dev->shadow);
 	if (IS_ERR(d->shadow)) {
-		kfree(d);
-		return NULL;
+		ret = PTR_ERR(d->shadow);
+		goto err_free;
 	}
 	/* One that was there before has devices until these are attached. */
-	if (xa_err(xa_store(&v->domains, d->did, d, GFP_KERNEL_ACCOUNT))) {
-		v->api->domain_destroy(d->shadow);
-		kfree(d);
-		return NULL;
-	}
+	ret = xa_err(xa_store(&v->domains, d->did, d, GFP_KERNEL_ACCOUNT));
+	if (ret)
+		goto err_shadow;
+
 	viommu_mark_stale(v, d, 0, U64_MAX);
 found:
 	d->round = v->round;
 	d->sid = dev->sid;
 	d->quiet = ctx->quiet;
 	return d;
+
+err_shadow:
+	v->api->domain_destroy(d->shadow);
+err_free:
+	kfree(d);
+err:
+	viommu_starve(v, ret);
+	return NULL;
 }
 
 /* Look at a device's context entry, and decide what it is to be attached to. */
@@ -247,11 +266,15 @@ static int viommu_attach_target(struct kvm_viommu *v, struct viommu_device *dev)
 static void viommu_attach_devices(struct kvm_viommu *v)
 {
 	struct viommu_device *dev;
+	int ret;
 
 	list_for_each_entry(dev, &v->devices, node) {
-		if (dev->target != dev->attached ||
+		if (dev->failed || dev->target != dev->attached ||
 		    dev->target_domain != dev->domain) {
-			if (viommu_attach_target(v, dev)) {
+			ret = viommu_attach_target(v, dev);
+			dev->failed = ret;
+			if (ret) {
+				viommu_starve(v, ret);
 				/* E.g. a domain of another IOMMU. */
 				v->api->block(dev->shadow);
 				viommu_record_fault(v, dev->sid, 0, false,
@@ -354,6 +377,7 @@ static void viommu_start_contexts(struct kvm_viommu *v, enum viommu_source sourc
 		return;
 
 	v->round++;
+	v->starved = false;
 	list_for_each_entry(dev, &v->devices, node)
 		viommu_look_at_context(v, dev);
 }
@@ -381,6 +405,9 @@ static void viommu_invalidate_iotlb(struct kvm_viommu *v, enum viommu_source sou
 	++v->kvm->stat.viommu_iotlb_invalidations;
 	v->source = source;
 	v->contexts = false;
+	/* When this one has been carried out, and before a wait descriptor. */
+	if (v->starved)
+		__set_bit(VIOMMU_TODO_RESYNC, v->todo);
 
 	switch (granularity) {
 	case VTD_PAGES:

@@ -2533,10 +2533,10 @@ FAIL_TEST(device)
 			TEST_ASSERT_EQ(host_pins(), s->pins);
 			shadow_add(s);
 		}
-		/* It can be there, and blocked as there was no domain for it. */
+		/* It can be there, and blocked as there was no domain for it yet. */
 		if (expect_same_or_nothing(s, BOUNCE, 1)) {
 			serve(&s->t, SERVE_ACK, 0, 0);
-			serve_new_context(&s->t);
+			announce(s, BOUNCE, 0);
 		}
 		expect_same(s, BOUNCE, 1);
 		expect_pinned(s, BOUNCE_PAGES);
@@ -2652,7 +2652,10 @@ FAIL_TEST(sizes)
 	expect_failures(f);
 }
 
-/* Of two domains, the device is in the new one or in none. */
+/*
+ * Of two domains, the device is in the new one or in none, and in the latter case not
+ * for longer than until the next invalidation.
+ */
 FAIL_TEST(context)
 {
 	u64 tables[2];
@@ -2668,15 +2671,13 @@ FAIL_TEST(context)
 		viommu_set_context(&s->t, SID, f->nth % 2 ? DID : OTHER_DID,
 				   tables[f->nth % 2], WIDTH);
 		s->t.sh->arg[0] = SERVE_QUEUE;
-		s->t.sh->arg[1] = 2;
+		s->t.sh->arg[1] = 1;
 		s->t.sh->arg[2] = VTD_QI_CONTEXT(VTD_GLOBAL);
 		s->t.sh->arg[3] = 0;
-		s->t.sh->arg[4] = VTD_QI_IOTLB(VTD_GLOBAL);
-		s->t.sh->arg[5] = 0;
 		run_failing(s, f);
 		expect_same_or_nothing(s, IOVA, FAIL_PAGES);
 		serve(&s->t, SERVE_ACK, 0, 0);
-		serve_new_context(&s->t);
+		serve_desc(&s->t, VTD_QI_IOTLB(VTD_GLOBAL), 0);
 		expect_same(s, IOVA, FAIL_PAGES);
 		expect_no_fault(s);
 	}
