@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-# desc: memory and images of kvm_vswap have the right content, with swap, without, and under errors
+# desc: memory and images of kvm_vswap have the right content, with swap, without, with zram, and under errors
 # kind: host
 # tier: 1
-# takes: 170
+# takes: 215
 # timeout: 3600
 # cores: 2
 """Run the selftests of VSwapper: selftests.py [CONFIG|TEST...]
@@ -28,16 +28,25 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rig"))
 import kselftest    # noqa: E402
 import rig          # noqa: E402
 
-# Name: options of kvm, whether there is swap, reasons for which a case may skip.
+DISK = 'swapon "$(disk swap)" || fail "no swap"'
+# As many distributions set it up: swapping is compressing, and waits for no disk.
+ZRAM = """
+modprobe zram num_devices=1 &&
+	echo 256M >/sys/block/zram0/disksize || fail "no zram"
+mkswap -q /dev/zram0
+swapon /dev/zram0
+"""
+# Name: options of kvm, how to get swap, reasons for which a case may skip.
 CONFIGS = {
-    "swap": ("vswap=1", True, None),
-    "swapless": ("vswap=1", False, "no swap"),
+    "swap": ("vswap=1", DISK, None),
+    "swapless": ("vswap=1", "", "no swap"),
+    "zram": ("vswap=1", ZRAM, None),
     # The least and the most that is read at once.
-    "single": ("vswap=1 vswap_cluster=1", True, None),
-    "cluster": ("vswap=1 vswap_cluster=256", True, None),
-    "off": ("vswap=0", False, None),
+    "single": ("vswap=1 vswap_cluster=1", DISK, None),
+    "cluster": ("vswap=1 vswap_cluster=256", DISK, None),
+    "off": ("vswap=0", "", None),
 }
-DEFAULT = ["swap", "swapless", "off"]
+DEFAULT = ["swap", "swapless", "zram", "off"]
 TESTS = ["vswap_test", "vswap_stress_test"]
 if kselftest.FAULTS:
     TESTS.append("vswap_fail_test")
@@ -76,7 +85,7 @@ def run_config(l1, config, tests, bad):
     l1.script(f"""
 load_kvm {options}
 grep -qx {want} /sys/module/kvm/parameters/vswap || fail "vswap is not {want}"
-{'swapon "$(disk swap)" || fail "no swap"' if swap else ""}
+{swap}
 """)
     if config == "off":
         res = l1.run("mkdir -p /run/vswap; LC_ALL=C mount -t kvm_vswap "
@@ -88,6 +97,7 @@ grep -qx {want} /sys/module/kvm/parameters/vswap || fail "vswap is not {want}"
     # Whatever a test did, all of it can be unloaded.
     l1.script("""
 swapoff -a
+! test -e /sys/block/zram0 || rmmod zram || fail "zram does not unload"
 unload_kvm || fail "kvm does not unload"
 """)
 
