@@ -97,7 +97,7 @@ grep -qx {want} /sys/module/kvm/parameters/vswap || fail "vswap is not {want}"
     # Whatever a test did, all of it can be unloaded.
     l1.script("""
 swapoff -a
-! test -e /sys/block/zram0 || rmmod zram || fail "zram does not unload"
+! test -e /sys/block/zram0 || echo 1 >/sys/block/zram0/reset || fail "zram is in use"
 unload_kvm || fail "kvm does not unload"
 """)
 
