@@ -332,7 +332,8 @@ void vswap_check_pending(struct vswap_ram *ram, pgoff_t index, u64 entry)
 /*
  * Replace a folio of shmem's by one with the same content that is not
  * swap-backed.  Returns false if somebody holds a reference to it, who could
- * have written to it.
+ * have written to it.  It is locked and referenced by the caller, and neither on
+ * return.
  */
 static bool vswap_replace_folio(struct vswap_ram *ram, pgoff_t index,
 				struct folio *folio, struct folio *new)
@@ -343,8 +344,11 @@ static bool vswap_replace_folio(struct vswap_ram *ram, pgoff_t index,
 
 	if (folio_mapped(folio))
 		unmap_mapping_pages(mapping, index, 1, false);
-	if (folio_maybe_dma_pinned(folio))
+	if (folio_maybe_dma_pinned(folio)) {
+		folio_unlock(folio);
+		folio_put(folio);
 		return false;
+	}
 	copy_highpage(&new->page, &folio->page);
 
 	/*

@@ -27,6 +27,7 @@
 #include <linux/compiler.h>
 #include <linux/dm-ioctl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/io_uring.h>
 
 #include "kvm_test_harness.h"
@@ -1985,6 +1986,77 @@ VSWAP_TEST(pinned)
 	vswap_pread(fd, buf, 8, 0);
 	for (fd = 0; fd < 8; fd++)
 		vswap_expect_page(buf + fd * PAGE, IMAGE + fd);
+}
+
+static bool is_mapped(struct vswap_ram *ram, uint64_t index)
+{
+	off_t pos = (uintptr_t)vswap_page(ram, index) / PAGE * sizeof(uint64_t);
+	int fd = VSWAP_OK(open("/proc/self/pagemap", O_RDONLY));
+	uint64_t entry;
+
+	TEST_ASSERT_EQ(pread(fd, &entry, sizeof(entry), pos), sizeof(entry));
+	close(fd);
+	return entry >> 63;
+}
+
+/* Pages that are being written to an image are written to a device as well. */
+VSWAP_TEST(pinned_meanwhile)
+{
+	struct vswap_ram *ram = &self->ram;
+	const char *name = getenv("VSWAP_DEVICE");
+	struct iocb iocbs[2], *list[] = { &iocbs[0], &iocbs[1] };
+	struct kvm_vswap_stats before, after;
+	struct io_event events[2];
+	char path[PATH_MAX];
+	aio_context_t ctx;
+	int fd, lower, i;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	snprintf(path, sizeof(path), "/dev/mapper/%s", name);
+	fd = VSWAP_OK(open(path, O_RDWR | O_DIRECT));
+	lower = VSWAP_OK(open(self->m.lower, O_RDONLY | O_DIRECTORY));
+	VSWAP_OK(setup_aio(&ctx));
+	vswap_fill_pages(ram, 0, 8, NEW);
+	vswap_drain_lru();
+	for (i = 0; i < 2; i++)
+		iocbs[i] = (struct iocb) {
+			.aio_fildes = i ? fd : self->image,
+			.aio_lio_opcode = IOCB_CMD_PWRITE,
+			.aio_buf = (uintptr_t)ram->mem,
+			.aio_nbytes = 8 * PAGE,
+		};
+
+	/* The one cannot go on when it has unmapped the pages, nor can the other. */
+	before = vswap_stats(ram);
+	VSWAP_OK(ioctl(lower, FIFREEZE, 0));
+	TEST_ASSERT_EQ(syscall(SYS_io_submit, ctx, 1, &list[0]), 1);
+	for (i = 0; i < 8; i++)
+		EVENTUALLY(!is_mapped(ram, i));
+	/* That they have been looked at for references cannot be seen. */
+	usleep(100000);
+	suspend_device(name, true);
+	TEST_ASSERT_EQ(syscall(SYS_io_submit, ctx, 1, &list[1]), 1);
+
+	VSWAP_OK(ioctl(lower, FITHAW, 0));
+	TEST_ASSERT_EQ(syscall(SYS_io_getevents, ctx, 1, 1, events, NULL), 1);
+	TEST_ASSERT_EQ(events[0].res, 8 * PAGE);
+	after = vswap_stats(ram);
+	suspend_device(name, false);
+	TEST_ASSERT_EQ(syscall(SYS_io_getevents, ctx, 1, 1, events, NULL), 1);
+	TEST_ASSERT_EQ(events[0].res, 8 * PAGE);
+	close(lower);
+
+	/* They could not become aliases, and are as usable as before. */
+	TEST_ASSERT_EQ(after.aliases, 0);
+	TEST_ASSERT_EQ(after.skipped_changed, before.skipped_changed);
+	TEST_ASSERT_EQ(after.skipped_busy - before.skipped_busy, 8);
+	vswap_expect_pages(ram, 0, 8, NEW);
+	vswap_fill_pages(ram, 0, 8, OTHER);
+	vswap_pwrite(self->image, ram->mem, 8, 0);
+	TEST_ASSERT_EQ(vswap_stats(ram).aliases, 8);
+	vswap_pageout(ram, 0, 8);
+	vswap_expect_pages(ram, 0, 8, OTHER);
 }
 
 /* ------------------------------------------------------------- interface */
