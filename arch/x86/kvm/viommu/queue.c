@@ -303,8 +303,7 @@ static void viommu_leave_domains(struct kvm_viommu *v, struct viommu_device *dev
 {
 	if (attached == VIOMMU_GIVEN_BACK && v->api->give_back(dev->shadow))
 		attached = VIOMMU_BLOCKED;
-	if (attached == VIOMMU_BLOCKED)
-		v->api->block(dev->shadow);
+	dev->failed = attached == VIOMMU_BLOCKED && v->api->block(dev->shadow);
 	trace_kvm_viommu_attach(dev->sid, attached, 0);
 
 	viommu_put_domain(v, dev->target_domain);
@@ -371,13 +370,13 @@ static void viommu_start_contexts(struct kvm_viommu *v, enum viommu_source sourc
 	struct viommu_device *dev;
 
 	v->source = source;
+	v->starved = false;
 	v->contexts = vtd_reg32(v, VTD_GSTS) & VTD_GSTS_TES ||
 		      source == VIOMMU_BY_TE_ON;
 	if (!v->contexts)
 		return;
 
 	v->round++;
-	v->starved = false;
 	list_for_each_entry(dev, &v->devices, node)
 		viommu_look_at_context(v, dev);
 }
