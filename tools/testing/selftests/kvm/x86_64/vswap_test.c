@@ -1999,6 +1999,14 @@ static bool is_mapped(struct vswap_ram *ram, uint64_t index)
 	return entry >> 63;
 }
 
+static int frozen = -1;
+
+/* However the test ends, its file system does not stay frozen. */
+static void thaw(void)
+{
+	ioctl(frozen, FITHAW, 0);
+}
+
 /* Pages that are being written to an image are written to a device as well. */
 VSWAP_TEST(pinned_meanwhile)
 {
@@ -2029,6 +2037,8 @@ VSWAP_TEST(pinned_meanwhile)
 
 	/* The one cannot go on when it has unmapped the pages, nor can the other. */
 	before = vswap_stats(ram);
+	frozen = lower;
+	atexit(thaw);
 	VSWAP_OK(ioctl(lower, FIFREEZE, 0));
 	TEST_ASSERT_EQ(syscall(SYS_io_submit, ctx, 1, &list[0]), 1);
 	for (i = 0; i < 8; i++)
