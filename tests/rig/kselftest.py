@@ -22,7 +22,7 @@ GRACE = 60              # seconds for a program to be killed, in L1
 # Whether L1's kernel can make allocations fail, which some tests are about.
 FAULTS = os.environ.get("FLAVOUR") == "debug"
 # What a kernel says then.
-FAULT_COMPLAINTS = [r"vmalloc error: .* allocation failed",
+FAULT_COMPLAINTS = [r"vmalloc error: size",
                     r"Huh VM_FAULT_OOM leaked out",
                     r"pagefault_out_of_memory: \d+ callb",
                     r"EXT4-fs error .*: Out of memory"] if FAULTS else []

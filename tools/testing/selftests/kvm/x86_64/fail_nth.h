@@ -15,12 +15,14 @@
  *
  * The loop ends when nothing failed, because there are not as many allocations.  Several
  * things can be done in a round, of each of which one fails then.  Only allocations of one
- * thread count.  It takes a kernel with CONFIG_FAILSLAB and
+ * thread count, or those of whatever worker of the kernel's unbound workqueues does
+ * something.  It takes a kernel with CONFIG_FAILSLAB and
  * CONFIG_FAIL_PAGE_ALLOC, and root.
  */
 #ifndef SELFTEST_KVM_FAIL_NTH_H
 #define SELFTEST_KVM_FAIL_NTH_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -35,6 +37,11 @@
 /* What has more allocations than that does not end. */
 #define FAIL_NTH_MAX	2000
 
+#define FAIL_NTH_WORKERS	64
+
+/* The work can be done by a worker that was not there when the round began. */
+#define FAIL_NTH_IDLE_ROUNDS	8
+
 struct fail_nth {
 	unsigned int nth;
 	/* Of this round; a failure need not have an effect. */
@@ -43,9 +50,13 @@ struct fail_nth {
 	unsigned int failures;
 	/* The thread whose allocations count; 0 is the calling one. */
 	pid_t tid;
+	/* Those of the workers count instead, of each for itself. */
+	bool workers;
 	/* Private. */
 	bool started;
-	int fd;
+	unsigned int idle;
+	unsigned int nr_fds;
+	int fds[FAIL_NTH_WORKERS];
 };
 
 static inline bool __fail_nth_set(const char *attr, const char *name, const char *value)
@@ -82,7 +93,9 @@ static inline bool fail_nth_is_possible(void)
 /* Another round?  The first one is without a failure, so it shows that all works. */
 static inline bool fail_nth_next(struct fail_nth *f)
 {
-	if (f->started && f->nth++ && !f->injected)
+	f->idle = f->injected ? 0 : f->idle + 1;
+	if (f->started && f->nth++ &&
+	    f->idle >= (f->workers ? FAIL_NTH_IDLE_ROUNDS : 1))
 		return false;
 	TEST_ASSERT(f->nth <= FAIL_NTH_MAX, "no end after %u failures", f->failures);
 	f->started = true;
@@ -90,44 +103,90 @@ static inline bool fail_nth_next(struct fail_nth *f)
 	return true;
 }
 
-static inline void __fail_nth_write(struct fail_nth *f, unsigned int nth)
+static inline bool __fail_nth_write(int fd, unsigned int nth)
 {
 	char text[16];
 	int len = snprintf(text, sizeof(text), "%u", nth);
 
-	TEST_ASSERT(pwrite(f->fd, text, len, 0) == len, "fail-nth cannot be set");
+	return pwrite(fd, text, len, 0) == len;
+}
+
+static inline bool __fail_nth_open(struct fail_nth *f, pid_t tid)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/fail-nth", tid);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (!__fail_nth_write(fd, f->nth)) {
+		close(fd);
+		return false;
+	}
+	f->fds[f->nr_fds++] = fd;
+	return true;
+}
+
+static inline bool __fail_nth_is_worker(pid_t pid)
+{
+	char path[64], name[64] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	if (!fgets(name, sizeof(name), file))
+		name[0] = '\0';
+	fclose(file);
+	return !strncmp(name, "kworker/u", 9);
 }
 
 /* From here on, the nth allocation fails. */
 static inline void fail_nth_begin(struct fail_nth *f)
 {
-	char path[64];
+	struct dirent *entry;
+	pid_t pid;
+	DIR *proc;
 
+	f->nr_fds = 0;
 	if (!f->nth)
 		return;
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth",
-		 f->tid ?: (pid_t)syscall(SYS_gettid));
-	f->fd = open(path, O_RDWR | O_CLOEXEC);
-	TEST_ASSERT(f->fd >= 0, "%s cannot be opened", path);
-	__fail_nth_write(f, f->nth);
+	if (!f->workers) {
+		pid = f->tid ?: (pid_t)syscall(SYS_gettid);
+		TEST_ASSERT(__fail_nth_open(f, pid), "fail-nth of %d cannot be opened", pid);
+		return;
+	}
+	proc = opendir("/proc");
+	TEST_ASSERT(proc, "/proc cannot be read");
+	while ((entry = readdir(proc)) && f->nr_fds < FAIL_NTH_WORKERS) {
+		pid = atoi(entry->d_name);
+		/* It may have gone. */
+		if (pid && __fail_nth_is_worker(pid))
+			__fail_nth_open(f, pid);
+	}
+	closedir(proc);
 }
 
 /* None does any more.  Errno stays as it is. */
 static inline void fail_nth_end(struct fail_nth *f)
 {
 	int error = errno;
-	char text[16] = "";
+	unsigned int i;
 
-	if (f->nth) {
-		TEST_ASSERT(pread(f->fd, text, sizeof(text) - 1, 0) > 0,
-			    "fail-nth cannot be read");
-		if (!atoi(text)) {
+	for (i = 0; i < f->nr_fds; i++) {
+		char text[16] = "";
+		ssize_t len = pread(f->fds[i], text, sizeof(text) - 1, 0);
+
+		if (len > 0 && !atoi(text))
 			f->injected = true;
-			f->failures++;
-		}
-		__fail_nth_write(f, 0);
-		close(f->fd);
+		/* A worker may have gone. */
+		TEST_ASSERT((len > 0 && __fail_nth_write(f->fds[i], 0)) || f->workers,
+			    "fail-nth cannot be read or set");
+		close(f->fds[i]);
 	}
+	f->failures += f->injected;
 	errno = error;
 }
 

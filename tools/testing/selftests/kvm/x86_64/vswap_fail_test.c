@@ -48,6 +48,7 @@ FIXTURE_SETUP(fail)
 	self->image = vswap_image_open(&self->m, "image", O_RDWR | O_DIRECT);
 	/* What is read ahead is read by others. */
 	vswap_set_parameter("vswap_readahead", 0);
+	vswap_set_parameter("vswap_cluster", 32);
 	self->buffer = vswap_buffer(2 * N);
 	for (i = 0; i < 2 * N; i++)
 		vswap_fill(self->buffer + i * PAGE, IMAGE + i);
@@ -105,14 +106,14 @@ static void expect_either(const char *mem, uint64_t first, uint64_t seed, uint64
 }
 
 /*
- * Pages [first, N) are what could not be read, as a disk leaves what it could not: with
+ * Pages [first, end) are what could not be read, as a disk leaves what it could not: with
  * the content of the block, with what was there, or without any.
  */
-static void expect_unread(const char *mem, uint64_t first, uint64_t old)
+static void expect_unread(const char *mem, uint64_t first, uint64_t end, uint64_t old)
 {
 	uint64_t i;
 
-	for (i = first; i < N; i++) {
+	for (i = first; i < end; i++) {
 		const char *page = mem + i * PAGE;
 
 		TEST_ASSERT(vswap_equals(page, IMAGE + i) || vswap_equals(page, old + i) ||
@@ -256,10 +257,10 @@ FAIL_TEST(read)
 		ret = FAIL_NTH(&self->f, pread(self->image, ram->mem, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_pages(ram, 0, done, IMAGE);
-		expect_unread(ram->mem, done, NEW);
+		expect_unread(ram->mem, done, N, NEW);
 		vswap_try_pageout(ram, 0, N);
 		vswap_expect_pages(ram, 0, done, IMAGE);
-		expect_unread(ram->mem, done, NEW);
+		expect_unread(ram->mem, done, N, NEW);
 		expect_works(&self->m, ram, self->image);
 	}
 	DONE();
@@ -278,49 +279,135 @@ FAIL_TEST(read_dropped)
 		ret = FAIL_NTH(&self->f, pread(self->image, ram->mem, N * PAGE, 0));
 		done = pages_of(ret);
 		vswap_expect_pages(ram, 0, done, IMAGE);
-		expect_unread(ram->mem, done, IMAGE + N);
+		expect_unread(ram->mem, done, N, IMAGE + N);
 		expect_works(&self->m, ram, self->image);
 	}
 	DONE();
 }
 
-/* By a worker, for which there is no memory either. */
-FAIL_TEST(read_async)
+/* What a worker returns, or -1 with errno. */
+static ssize_t finish_async(aio_context_t aio)
+{
+	struct io_event event;
+
+	TEST_ASSERT_EQ(syscall(SYS_io_getevents, aio, 1, 1, &event, NULL), 1);
+	if ((long)event.res >= 0)
+		return event.res;
+	errno = -event.res;
+	return -1;
+}
+
+/* There is no memory to give it to a worker, or for the worker. */
+static void try_read_async(FIXTURE_DATA(fail) *self, bool by_worker)
 {
 	struct vswap_ram *ram = &self->ram;
-	struct io_event event;
 	aio_context_t aio = 0;
 	struct iocb iocb = {
 		.aio_lio_opcode = IOCB_CMD_PREAD,
 		.aio_nbytes = N * PAGE,
 	}, *iocbs = &iocb;
-	long ret;
+	uint64_t done;
+	ssize_t ret;
 
+	self->f.workers = by_worker;
 	VSWAP_OK(syscall(SYS_io_setup, 4, &aio));
 	while (fail_nth_next(&self->f)) {
 		PREPARE();
-		vswap_fill_pages(ram, 0, N, NEW);
+		/* Some are what shmem has, some are dropped, and nothing is known of the rest. */
+		vswap_fill_pages(ram, 0, N / 2, NEW);
+		vswap_pread(self->image, vswap_page(ram, N / 2), N / 4, N + N / 2);
+		vswap_pageout(ram, N / 2, N / 4);
 		iocb.aio_fildes = self->image;
 		iocb.aio_buf = (uintptr_t)ram->mem;
 		fail_nth_begin(&self->f);
 		ret = syscall(SYS_io_submit, aio, 1, &iocbs);
+		if (ret == 1 && by_worker)
+			ret = finish_async(aio);
 		fail_nth_end(&self->f);
+		if (ret == 1)
+			ret = finish_async(aio);
 		if (ret == -1)
 			TEST_ASSERT(self->f.injected && (errno == ENOMEM || errno == EAGAIN),
-				    "io_submit: errno %d", errno);
-		if (ret == 1) {
-			TEST_ASSERT_EQ(syscall(SYS_io_getevents, aio, 1, 1, &event, NULL), 1);
-			TEST_ASSERT((long)event.res == (long)(N * PAGE) ||
-				    (self->f.injected && ((long)event.res == -ENOMEM ||
-							  (long)event.res == -EAGAIN)),
-				    "it returned %lld", event.res);
-			if ((long)event.res > 0)
-				vswap_expect_pages(ram, 0, N, IMAGE);
-		}
-		expect_unread(ram->mem, 0, NEW);
+				    "the read fails with errno %d", errno);
+		done = pages_of(ret);
+		vswap_expect_pages(ram, 0, done, IMAGE);
+		expect_unread(ram->mem, done, N / 2, NEW);
+		expect_unread(ram->mem, done > N / 2 ? done : N / 2, N, IMAGE + N);
 		expect_works(&self->m, ram, self->image);
 	}
 	VSWAP_OK(syscall(SYS_io_destroy, aio));
+	DONE();
+}
+
+FAIL_TEST(read_async)
+{
+	try_read_async(self, false);
+}
+
+FAIL_TEST(read_worker)
+{
+	try_read_async(self, true);
+}
+
+/*
+ * A worker writes pages to blocks, of which it makes aliases; other pages are aliases of
+ * what was there before, and dropped.
+ */
+FAIL_TEST(write_worker)
+{
+	struct vswap_ram *ram = &self->ram;
+	aio_context_t aio = 0;
+	struct iocb iocb = {
+		.aio_lio_opcode = IOCB_CMD_PWRITE,
+		.aio_nbytes = N * PAGE,
+	}, *iocbs = &iocb;
+	uint64_t done;
+
+	self->f.workers = true;
+	VSWAP_OK(syscall(SYS_io_setup, 4, &aio));
+	while (fail_nth_next(&self->f)) {
+		PREPARE();
+		make_dropped(ram, self->image, 0);
+		vswap_fill_pages(ram, N, N, NEW);
+		iocb.aio_fildes = self->image;
+		iocb.aio_buf = (uintptr_t)vswap_page(ram, N);
+		fail_nth_begin(&self->f);
+		TEST_ASSERT_EQ(syscall(SYS_io_submit, aio, 1, &iocbs), 1);
+		done = pages_of(finish_async(aio));
+		fail_nth_end(&self->f);
+		TEST_ASSERT(done == N || self->f.injected, "%lu pages were written", done);
+		vswap_expect_pages(ram, 0, N, IMAGE);
+		vswap_expect_pages(ram, N, N, NEW);
+		vswap_expect_blocks(&self->m, "image", 0, done, NEW, false);
+		expect_either_block(&self->m, done, NEW, IMAGE);
+		vswap_try_pageout(ram, 0, 2 * N);
+		vswap_expect_pages(ram, 0, N, IMAGE);
+		vswap_expect_pages(ram, N, N, NEW);
+		expect_works(&self->m, ram, self->image);
+	}
+	VSWAP_OK(syscall(SYS_io_destroy, aio));
+	DONE();
+}
+
+/* What could not be read ahead is read when it is needed. */
+FAIL_TEST(readahead)
+{
+	struct vswap_ram *ram = &self->ram;
+
+	vswap_set_parameter("vswap_cluster", 4);
+	vswap_set_parameter("vswap_readahead", 8);
+	self->f.workers = true;
+	while (fail_nth_next(&self->f)) {
+		PREPARE();
+		make_dropped(ram, self->image, 0);
+		fail_nth_begin(&self->f);
+		vswap_touch(ram, 0, N);
+		fail_nth_end(&self->f);
+		TEST_ASSERT(self->f.nth || vswap_stats(ram).readahead_pages,
+			    "nothing is read ahead");
+		vswap_expect_pages(ram, 0, N, IMAGE);
+		expect_works(&self->m, ram, self->image);
+	}
 	DONE();
 }
 
@@ -529,7 +616,7 @@ FAIL_TEST(ioctls)
 		fail_nth_end(&self->f);
 		FAIL_NTH_OK(&self->f, ret);
 		if (ret)
-			expect_unread(ram->mem, 0, NEW);
+			expect_unread(ram->mem, 0, N, NEW);
 		else
 			vswap_expect_pages(ram, 0, N, IMAGE);
 		expect_works(&self->m, ram, self->image);
