@@ -5,7 +5,7 @@ After the Kernbench experiment of the VSwapper paper: the guest, which believes 
 GUEST_MIB, compiles FILES files, one after the other, with a compiler that is on its
 disk.  Programs and sources are read from there, again if there is no memory to keep
 them; the compiler needs memory of its own; and what it makes is written.  The VM has
-less and less of the memory, named in percent by the metrics.
+less and less of the memory, named in percent by the metrics, and does it REPEATS times.
 """
 
 import pathlib
@@ -19,6 +19,7 @@ GUEST_MIB = 256
 FILES = 5
 FUNCTIONS = 60
 PERCENT = (100, 50, 25)
+REPEATS = 3
 CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap")
 
 COMPILE = """echo 3 >/proc/sys/vm/drop_caches
@@ -95,7 +96,7 @@ def configuration(name, percents=PERCENT):
     with swapping.Host("swap-compile", name, guest_mib=GUEST_MIB,
                        real_mib=GUEST_MIB, file_mib=1, extra_mib=128,
                        fill=fill) as host:
-        result = swapping.run_by_percent(host, COMPILE, percents)
+        result = swapping.run_by_percent(host, COMPILE, percents, REPEATS)
         host.stop()
     return result
 

@@ -3,7 +3,8 @@
 
 After the pbzip2 experiment of the VSwapper paper: the guest, which believes in
 GUEST_MIB, compresses a file of FILE_MIB, and writes the result to its disk.  The
-VM has less and less of the memory, named in percent by the metrics.
+VM has less and less of the memory, named in percent by the metrics, and does it
+REPEATS times.
 """
 
 import swapping
@@ -11,6 +12,7 @@ import swapping
 GUEST_MIB = 256
 FILE_MIB = 64
 PERCENT = (100, 50, 37, 25)
+REPEATS = 3
 CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap",
            "ample-small", "ample-always")
 
@@ -28,7 +30,7 @@ def configuration(name, percents=PERCENT):
     with swapping.Host("swap-compress", name, guest_mib=GUEST_MIB,
                        real_mib=GUEST_MIB, file_mib=FILE_MIB,
                        extra_mib=96) as host:
-        result = swapping.run_by_percent(host, COMPRESS, percents)
+        result = swapping.run_by_percent(host, COMPRESS, percents, REPEATS)
         host.stop()
     return result
 

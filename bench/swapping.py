@@ -3,8 +3,12 @@
 
 A guest believes to have more memory than its VM really has: the cgroup
 memory.max of QEMU is the latter plus QEMU_MIB, which QEMU itself needs here.
-Image and swap are disks of their own, each slowed by dm-delay once all is set
-up.  The image is a file of an ext4 on the former.
+Image and swap are on disks of their own, which take DELAY_MS for each request and
+up to DISK_DEPTH at a time.  The image is a file of an ext4 on the former.
+
+These are null_blk's, in the memory of L1: a timer ends each request, and nothing else
+does anything.  Not dm-delay's: with delays below 50 ms it has a thread that looks for
+requests to end as long as there are any, and takes a CPU for that.
 
   stock    the host swaps, knowing nothing of the guest
   mapper   the Mapper of VSwapper alone
@@ -18,13 +22,14 @@ up.  The image is a file of an ext4 on the former.
 NAME-noinit is NAME with guests that do not clear the memory that their kernel
 allocates (init_on_alloc=0), as those of the paper.
 
-DELAY_MS in the environment is the delay of both disks; the results are named by it
+DELAY_MS in the environment is the time of a request; the results are named by it
 if it is not the default.
 
 Before, the guest writes to the memory that it believes to have, as a guest that
 has been up for a while did, and drops its caches.
 """
 
+import math
 import os
 
 import rig
@@ -34,6 +39,7 @@ QEMU_MIB = 48
 # A guest that has given up more is left without the memory to run anything.
 BALLOON_LEAST_MIB = 90
 DEFAULT_DELAY_MS = 2
+DISK_DEPTH = 32
 NO_INIT = "-noinit"
 
 # Name: modules, options of kvm, whether guests are in a mount of kvm_vswap.
@@ -51,18 +57,24 @@ CONFIGS = {
 
 SETUP = """
 set -e
-modprobe dm-delay
-table()
+modprobe null_blk nr_devices=0
+mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+slow_disk()
 {
-	echo "0 $(blockdev --getsz $(disk $1)) delay $(disk $1) 0 $2"
+	local attr dir=/sys/kernel/config/nullb/$1
+
+	mkdir $dir
+	for attr in size=$2 memory_backed=1 irqmode=2 hw_queue_depth=$depth \
+			completion_nsec=$((delay * 1000000)) power=1; do
+		echo ${attr#*=} >$dir/${attr%=*}
+	done
+	echo 1 >/sys/block/$1/queue/rotational
 }
-for d in image swap; do
-	dmsetup create $d --table "$(table $d 0)"
-	dmsetup mknodes $d
-done
-mkfs.ext4 -q -b 4096 /dev/mapper/image
+slow_disk image $image_mib
+slow_disk swap $swap_mib
+mkfs.ext4 -q -b 4096 /dev/image
 mkdir -p /run/mnt /run/vswap
-mount /dev/mapper/image /run/mnt
+mount /dev/image /run/mnt
 for ((g = 0; g < guests; g++)); do
 	cp --sparse=always "$RIG_SHARE/image" /run/mnt/g$g.raw
 done
@@ -75,14 +87,9 @@ if [[ $config == zram ]]; then
 	mkswap -q /dev/zram0
 	swapon /dev/zram0
 else
-	mkswap -q /dev/mapper/swap
-	swapon /dev/mapper/swap
+	mkswap -q /dev/swap
+	swapon /dev/swap
 fi
-for d in image swap; do
-	dmsetup suspend $d
-	dmsetup load $d --table "$(table $d $delay)"
-	dmsetup resume $d
-done
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 load_kvm $options
 huge=advise
@@ -152,7 +159,7 @@ def build_image(out, file_mib, extra_mib=64, fill=None):
 def delay_ms():
     """Delay of the disks, from the environment."""
     ms = os.environ.get("DELAY_MS", f"{DEFAULT_DELAY_MS}")
-    # What dm-delay takes, and a guest boots with.
+    # What a guest boots with.
     if not ms.isdecimal() or int(ms) > 1000:
         raise rig.RigError(f"DELAY_MS={ms}: not a number from 0 to 1000")
     return int(ms)
@@ -189,11 +196,11 @@ class Host:
             "append": "" if base == config else "init_on_alloc=0",
             "vswap": int(mounted), "guests": guests, "cpus": cpus,
             "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": delay_ms(),
+            "image_mib": guests * (file_mib + extra_mib) + 128,
+            "depth": DISK_DEPTH,
         }
         self.l1 = rig.L1(f"bench.{bench}.{config}", modules=modules,
-                         memory=memory, spare=True, disks={
-                             "image": guests * (file_mib + extra_mib) + 128,
-                             "swap": swap_mib})
+                         memory=memory, spare=True)
 
     def script(self, text, timeout=400, **more):
         values = {**self.variables, **more}
@@ -220,8 +227,6 @@ class Host:
         for g in range(self.guests):
             self.script(START, timeout=600, g=g)
         self.limit(self.real_mib)
-        self.devices = self.script(
-            "for d in image swap; do basename $(disk $d); done").out.split()
 
     def limit(self, real_mib):
         """Leave each VM that much memory, which is not more than it has."""
@@ -255,16 +260,15 @@ class Host:
         for line in (self.l1.share / "region.counts").read_text().splitlines():
             k, _, v = line.rpartition(" ")
             counts[k] = float(v)
-        image, swap = self.devices
 
         def disk(dev, what):
             return int(counts.get(f"disk.{dev}.{what}", 0))
         return result, {
-            "swap_sectors_written": disk(swap, "write_sectors"),
-            "swap_sectors_read": disk(swap, "read_sectors"),
-            "image_sectors_read": disk(image, "read_sectors"),
-            "image_sectors_written": disk(image, "write_sectors"),
-            "disk_ops": sum(disk(d, w) for d in (image, swap)
+            "swap_sectors_written": disk("swap", "write_sectors"),
+            "swap_sectors_read": disk("swap", "read_sectors"),
+            "image_sectors_read": disk("image", "read_sectors"),
+            "image_sectors_written": disk("image", "write_sectors"),
+            "disk_ops": sum(disk(d, w) for d in ("image", "swap")
                             for w in ("reads", "writes")),
             "host_faults": int(counts.get("vmstat.pgmajfault", 0)),
             "exits": int(counts.get("kvm.exits", 0)),
@@ -287,37 +291,48 @@ done
 mountpoint -q /run/vswap && { umount /run/vswap || fail "umount"; }
 umount /run/mnt || fail "umount of the lower file system"
 swapoff -a
-dmsetup remove_all
+rmdir /sys/kernel/config/nullb/image /sys/kernel/config/nullb/swap
+modprobe -r null_blk
 """)
 
 
-def run_by_percent(host, command, percents):
+def run_by_percent(host, command, percents, repeats=1):
     """Rows of a command in a VM that has less and less memory, in percent.
 
     It says when it started and when it ended last, and before that what it made,
     which has to be the same each time, or that it failed, which only a guest may
-    that was told how little it has.  Returns what it made as well.
+    that was told how little it has.  Of several repeats the one is reported that
+    took the median time.  Returns what it made as well.
     """
     rows, made = [], set()
     for percent in percents:
         real_mib = host.guest_mib * percent // 100
         if host.balloon and real_mib < BALLOON_LEAST_MIB:
             break
-        host.limit(real_mib)
-        (*what, start, end), counts = host.counted(
-            lambda: host.guest(command).split())
-        failed = what == ["failed"]
-        if failed and not host.balloon:
-            raise rig.RigError(f"{host.config} fails with {percent} %")
-        if not failed:
-            made.add(" ".join(what))
-        new = [(f"time_{percent}",
-                float("nan") if failed else float(end) - float(start), "s")]
-        new += [(f"{m}_{percent}", counts[m], "") for m in
-                ("swap_sectors_written", "swap_sectors_read",
-                 "image_sectors_read", "disk_ops", "exits")]
-        rig.note(host.config, "  ".join(f"{m}={v:.6g}" for m, v, _ in new))
-        rows += [(host.config, *r) for r in new]
+        runs = []
+        for _ in range(repeats):
+            host.limit(real_mib)
+            (*what, start, end), counts = host.counted(
+                lambda: host.guest(command).split())
+            failed = what == ["failed"]
+            if failed and not host.balloon:
+                raise rig.RigError(f"{host.config} fails with {percent} %")
+            if not failed:
+                made.add(" ".join(what))
+            time = math.nan if failed else float(end) - float(start)
+            runs.append((time, counts))
+            rig.note(host.config, f"{percent} %: {time:.4g} s  " + "  ".join(
+                f"{m}={v:.6g}" for m, v in counts.items()))
+        # Those that failed took longest.
+        runs.sort(key=lambda run: (math.isnan(run[0]), run[0]))
+        time, counts = runs[len(runs) // 2]
+        rows += [(host.config, f"time_{percent}", time, "s")]
+        if repeats > 1:
+            rows += [(host.config, f"time_least_{percent}", runs[0][0], "s"),
+                     (host.config, f"time_most_{percent}", runs[-1][0], "s")]
+        rows += [(host.config, f"{m}_{percent}", counts[m], "") for m in
+                 ("swap_sectors_written", "swap_sectors_read",
+                  "image_sectors_read", "disk_ops", "exits")]
     return rows, made
 
 
