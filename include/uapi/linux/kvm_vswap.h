@@ -34,7 +34,8 @@
  *	replaced without their being read
  * @false_reads_avoided: and that the guest overwrote as a whole
  * @refaults: faults on aliases that had been dropped
- * @refault_pages: pages that were read for these, and ahead of them
+ * @refault_pages: pages that were read for these, ahead of them, or because
+ *	their blocks were about to change
  * @readahead_pages: those of them that were read ahead
  * @cached_reads: reads on behalf of aliases that went through the page cache of
  *	the file below, as it could not be read directly at once

@@ -170,6 +170,33 @@ static void vswap_unmap_aliases(struct vswap_image *image, u64 first, u64 last,
 }
 
 /*
+ * Read aliases of blocks that were dropped, as many as possible at once.  Only a
+ * hint: whoever ends an alias reads it if need be.
+ */
+static void vswap_read_aliases(struct vswap_image *image, u64 first, u64 last,
+			       struct vswap_page *sources)
+{
+	struct vswap_page *source = NULL;
+	struct vswap_ram *ram;
+	unsigned int nr;
+	struct file *file;
+	pgoff_t index;
+	u64 block;
+
+	for (block = first; block <= last; block += max(nr, 1U)) {
+		nr = 0;
+		if (sources)
+			source = &sources[block - first];
+		file = vswap_next_alias(image, block, source, &ram, &index);
+		if (IS_ERR_OR_NULL(file))
+			continue;
+		if (!xa_load(&ram->mapping->i_pages, index))
+			nr = vswap_read_dropped(ram, image, block, last + 1);
+		fput(file);
+	}
+}
+
+/*
  * Pages that are aliases of blocks which are about to change get a copy of
  * them.  A source page of the change that already is an alias of the block that
  * it is written to can stay: its content does not change.
@@ -178,10 +205,10 @@ static int vswap_break_aliases(struct vswap_image *image, u64 first, u64 last,
 			       struct vswap_page *sources)
 {
 	struct vswap_page *source = NULL;
+	u64 block, read_end = first;
 	struct vswap_ram *ram;
 	struct file *file;
 	pgoff_t index;
-	u64 block;
 	int ret;
 
 	for (block = first; block <= last; block++) {
@@ -196,6 +223,12 @@ static int vswap_break_aliases(struct vswap_image *image, u64 first, u64 last,
 			block = max(block,
 				    ((u64)key << VSWAP_REGION_SHIFT)) - 1;
 			continue;
+		}
+		if (block >= read_end) {
+			read_end = min(last, block + VSWAP_MAX_CLUSTER - 1) + 1;
+			vswap_read_aliases(image, block, read_end - 1,
+					   sources ? &sources[block - first] :
+						     NULL);
 		}
 		if (block == first || !(block % VSWAP_REGION_BLOCKS))
 			vswap_unmap_aliases(image, block,

@@ -321,6 +321,8 @@ struct folio *vswap_add_folio(struct vswap_ram *ram, pgoff_t index, gfp_t gfp);
 int vswap_read_cluster(struct vswap_ram *ram, struct folio *folio,
 		       struct vswap_image *image, u64 block,
 		       unsigned int cluster, struct mm_struct *mm);
+unsigned int vswap_read_dropped(struct vswap_ram *ram,
+				struct vswap_image *image, u64 first, u64 end);
 void vswap_read_ahead(struct vswap_ram *ram, struct vswap_image *image,
 		      u64 block, struct mm_struct *mm);
 void vswap_wait_for_reads(struct vswap_ram *ram);

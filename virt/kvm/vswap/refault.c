@@ -230,6 +230,30 @@ static void vswap_end_read(struct vswap_ram *ram, struct bio_vec *bvec,
 	}
 }
 
+/*
+ * Aliases of consecutive blocks are needed, of which the first one was dropped.  Read
+ * those of a RAM file at once that were, up to @end or one that was not.  Returns how
+ * many it were, 0 if there was no memory; and who needs them reads those that failed.
+ */
+unsigned int vswap_read_dropped(struct vswap_ram *ram,
+				struct vswap_image *image, u64 first, u64 end)
+{
+	unsigned int nr = min_t(u64, end - first, VSWAP_MAX_CLUSTER);
+	struct bio_vec *bvec;
+	int ret;
+
+	bvec = kmalloc_array(nr, sizeof(*bvec), GFP_KERNEL);
+	if (!bvec)
+		return 0;
+	nr = vswap_add_blocks(ram, image, first, first + nr, bvec);
+	if (nr) {
+		ret = vswap_need_blocks(ram, image, first, bvec, nr);
+		vswap_end_read(ram, bvec, nr, ret);
+	}
+	kfree(bvec);
+	return nr;
+}
+
 /* Reading ahead */
 
 /* Blocks that nobody waits for. */

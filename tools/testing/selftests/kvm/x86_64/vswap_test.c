@@ -609,7 +609,7 @@ static void expect_changed(struct vswap_mount *m, enum change change,
 /* Aliases have the old content, whether they were in memory or not. */
 VSWAP_TEST(block_changes)
 {
-	const uint64_t first = 37, nr = 70, all = 128;
+	const uint64_t first = 37, nr = 70, all = 128, dropped = 20;
 	struct vswap_ram *ram = &self->ram;
 	struct kvm_vswap_stats before, after;
 	uint64_t broken;
@@ -619,7 +619,7 @@ VSWAP_TEST(block_changes)
 		ksft_print_msg("%s\n", change_names[change]);
 		vswap_image_create(&self->m, "image", 2 * N, IMAGE);
 		read_aliases(ram, self->image, 0, all, 0);
-		vswap_pageout(ram, 50, 20);
+		vswap_pageout(ram, 50, dropped);
 		before = vswap_stats(ram);
 
 		change_blocks(&self->m, ram, change, first, nr);
@@ -637,6 +637,9 @@ VSWAP_TEST(block_changes)
 		}
 		TEST_ASSERT_EQ(after.broken_by_write - before.broken_by_write,
 			       broken);
+		/* They were read at once: one by one does not count. */
+		TEST_ASSERT_EQ(after.refault_pages - before.refault_pages,
+			       dropped);
 		vswap_try_pageout(ram, 0, all);
 		vswap_expect_pages(ram, 0, all, IMAGE);
 		expect_changed(&self->m, change, first, nr);
