@@ -19,7 +19,7 @@ CONFIGS = ("stock", "mapper", "vswap", "balloon", "ample", "ample-vswap",
 # Data that was not read yet each time; what was written is on disk at the end.
 COMPRESS = """echo 3 >/proc/sys/vm/drop_caches
 start=$(cut -d' ' -f1 /proc/uptime)
-lzop -c /mnt/data >/mnt/out && sync && made=$(wc -c </mnt/out) || made=failed
+lzop -c /mnt/data >/mnt/out && sync && made=$(stat -c %s /mnt/out) || made=failed
 end=$(cut -d' ' -f1 /proc/uptime)
 rm /mnt/out
 echo $made $start $end

@@ -12,7 +12,7 @@ requests to end as long as there are any, and takes a CPU for that.
 
   stock    the host swaps, knowing nothing of the guest
   mapper   the Mapper of VSwapper alone
-  vswap    VSwapper
+  vswap    VSwapper; vswap-low: with vm.swappiness=1
   balloon  the guest was told, and gave the memory up beforehand
   zram     as stock, but swap is compressed memory; not run by default
   ample    enough real memory; ample-vswap: with VSwapper; ample-small: without its
@@ -38,7 +38,7 @@ import vswap
 QEMU_MIB = 48
 # A guest that has given up more is left without the memory to run anything.
 BALLOON_LEAST_MIB = 90
-DEFAULT_DELAY_MS = 2
+DEFAULT_DELAY_MS = 8
 DISK_DEPTH = 32
 NO_INIT = "-noinit"
 
@@ -47,6 +47,7 @@ CONFIGS = {
     "stock": ("distro", "", False),
     "mapper": ("vswap", "vswap=1 vswap_preventer=0", True),
     "vswap": ("vswap", "vswap=1", True),
+    "vswap-low": ("vswap", "vswap=1", True),
     "balloon": ("distro", "", False),
     "zram": ("distro", "", False),
     "ample": ("distro", "", False),
@@ -90,6 +91,7 @@ else
 	mkswap -q /dev/swap
 	swapon /dev/swap
 fi
+[[ $config != *-low ]] || echo 1 >/proc/sys/vm/swappiness
 echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 load_kvm $options
 huge=advise
