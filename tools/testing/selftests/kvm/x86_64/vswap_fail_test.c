@@ -298,7 +298,7 @@ static ssize_t finish_async(aio_context_t aio)
 }
 
 /* There is no memory to give it to a worker, or for the worker. */
-static void try_read_async(FIXTURE_DATA(fail) *self, bool by_worker)
+static void try_read_async(struct _test_data_fail *self, bool by_worker)
 {
 	struct vswap_ram *ram = &self->ram;
 	aio_context_t aio = 0;
