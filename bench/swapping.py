@@ -298,7 +298,7 @@ modprobe -r null_blk
 """)
 
 
-def run_by_percent(host, command, percents, repeats=1):
+def run_by_percent(host, command, percents, repeats):
     """Rows of a command in a VM that has less and less memory, in percent.
 
     It says when it started and when it ended last, and before that what it made,
@@ -328,10 +328,9 @@ def run_by_percent(host, command, percents, repeats=1):
         # Those that failed took longest.
         runs.sort(key=lambda run: (math.isnan(run[0]), run[0]))
         time, counts = runs[len(runs) // 2]
-        rows += [(host.config, f"time_{percent}", time, "s")]
-        if repeats > 1:
-            rows += [(host.config, f"time_least_{percent}", runs[0][0], "s"),
-                     (host.config, f"time_most_{percent}", runs[-1][0], "s")]
+        rows += [(host.config, f"time_{percent}", time, "s"),
+                 (host.config, f"time_least_{percent}", runs[0][0], "s"),
+                 (host.config, f"time_most_{percent}", runs[-1][0], "s")]
         rows += [(host.config, f"{m}_{percent}", counts[m], "") for m in
                  ("swap_sectors_written", "swap_sectors_read",
                   "image_sectors_read", "disk_ops", "exits")]
