@@ -93,7 +93,8 @@ static inline bool fail_nth_is_possible(void)
 /* Another round?  The first one is without a failure, so it shows that all works. */
 static inline bool fail_nth_next(struct fail_nth *f)
 {
-	f->idle = f->injected ? 0 : f->idle + 1;
+	/* Nothing is to fail in the first one. */
+	f->idle = f->injected || !f->nth ? 0 : f->idle + 1;
 	if (f->started && f->nth++ &&
 	    f->idle >= (f->workers ? FAIL_NTH_IDLE_ROUNDS : 1))
 		return false;
