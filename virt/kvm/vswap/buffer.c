@@ -536,10 +536,10 @@ bool kvm_vswap_is_ram(unsigned long hva)
 
 /*
  * Map a page that is in the page cache, and some around it, without waiting for a
- * disk; or map it to write to, for which an alias gets a copy.  Returns whether it
- * was there.
+ * disk; or map it to write to, for which an alias, if these are to end, gets a copy.
+ * Returns whether it was there.
  */
-bool kvm_vswap_map_cached(unsigned long hva, bool write)
+bool kvm_vswap_map_cached(unsigned long hva, bool write, bool end_alias)
 {
 	unsigned int flags = FOLL_NOWAIT | (write ? FOLL_WRITE : 0);
 	bool mapped = false;
@@ -551,12 +551,28 @@ bool kvm_vswap_map_cached(unsigned long hva, bool write)
 	mmap_read_lock(current->mm);
 	ram = vswap_hva_to_page(hva, &index);
 	cached = ram ? xa_load(&ram->mapping->i_pages, index) : NULL;
-	if (cached && !xa_is_value(cached))
+	if (cached && !xa_is_value(cached) &&
+	    (!write || end_alias ||
+	     !vswap_entry_is_alias(vswap_get_entry(ram, index))))
 		mapped = get_user_pages(hva, 1, flags, &page) == 1;
 	mmap_read_unlock(current->mm);
 	if (mapped)
 		put_page(page);
 	return mapped;
+}
+
+/* Was this page an alias until now, as far as is known? */
+bool kvm_vswap_has_ended(unsigned long hva)
+{
+	struct vswap_ram *ram;
+	pgoff_t index;
+	bool ended;
+
+	mmap_read_lock(current->mm);
+	ram = vswap_hva_to_page(hva, &index);
+	ended = ram && READ_ONCE(ram->last_ended) == index;
+	mmap_read_unlock(current->mm);
+	return ended;
 }
 
 /*
@@ -634,6 +650,7 @@ void vswap_init_buffers(struct vswap_ram *ram)
 {
 	xa_init_flags(&ram->buffers, XA_FLAGS_ACCOUNT);
 	ram->last_cleared = ULONG_MAX;
+	ram->last_ended = ULONG_MAX;
 	INIT_DELAYED_WORK(&ram->buffer_work, vswap_expire_buffers);
 }
 

@@ -199,6 +199,8 @@ struct vswap_ram {
 	 */
 	pgoff_t last_cleared;
 	bool uses_cleared;
+	/* The alias that was written to last, which ended it; likewise. */
+	pgoff_t last_ended;
 	/* Protect what pages are, by a hash of their index. */
 	struct mutex locks[VSWAP_LOCKS];
 };

@@ -758,8 +758,10 @@ static vm_fault_t vswap_ram_page_mkwrite(struct vm_fault *vmf)
 		old_memcg = vswap_charge_to(vmf->vma->vm_mm);
 		ret = vswap_end_alias(ram, vmf->pgoff);
 		vswap_end_charge(old_memcg);
-		if (!ret)
+		if (!ret) {
+			WRITE_ONCE(ram->last_ended, vmf->pgoff);
 			vswap_count(ram, VSWAP_BROKEN_BY_GUEST);
+		}
 		trace_kvm_vswap_break(vmf->pgoff, entry, false, ret);
 		/* There is another folio now. */
 		return ret ? vmf_error(ret) : VM_FAULT_NOPAGE;

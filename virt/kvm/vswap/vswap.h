@@ -20,7 +20,8 @@ void kvm_vswap_exit(void);
  * is memory of a guest.
  */
 bool kvm_vswap_is_ram(unsigned long hva);
-bool kvm_vswap_map_cached(unsigned long hva, bool write);
+bool kvm_vswap_map_cached(unsigned long hva, bool write, bool end_alias);
+bool kvm_vswap_has_ended(unsigned long hva);
 bool kvm_vswap_want(unsigned long hva, bool write);
 int kvm_vswap_write(unsigned long hva, const void *data, unsigned int len);
 bool kvm_vswap_read(unsigned long hva, void *data, unsigned int len);

@@ -12,7 +12,9 @@
  * The same for pages that a vCPU writes to, e.g. clears before it uses them for
  * something else.  An alias ends by that, with a copy, which goes to swap if the
  * guest does not get there.  So the vCPU must have written to several pages in
- * sequence, and not more are mapped than half of these.
+ * sequence, and not more are mapped than half of these; and aliases only if the
+ * last of them was one.  What comes after other pages is more likely page cache
+ * that the guest has just read.
  *
  * Only what the host has mapped, or has in the page cache, is mapped: nothing is
  * waited for, and no memory allocated but page tables and copies of aliases.
@@ -81,27 +83,28 @@ static bool vswap_guest_has(struct kvm_vcpu *vcpu, gfn_t gfn, bool write)
 }
 
 /* Of a moment: what comes of a page that goes meanwhile is a fault more. */
-static bool vswap_host_has(struct kvm_memory_slot *slot, gfn_t gfn, bool write)
+static bool vswap_host_has(struct kvm_memory_slot *slot, gfn_t gfn, bool write,
+			   bool end_alias)
 {
 	unsigned long hva = __gfn_to_hva_memslot(slot, gfn);
 	struct page *page;
 
 	if (!get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, &page))
-		return kvm_vswap_map_cached(hva, write);
+		return kvm_vswap_map_cached(hva, write, end_alias);
 	put_page(page);
 	return true;
 }
 
 /* Map a page if it is there; false if the ones after it are to be left alone. */
 static bool vswap_map_page(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
-			   gfn_t gfn, bool write)
+			   gfn_t gfn, bool write, bool end_alias)
 {
 	u64 error_code = PFERR_GUEST_FINAL_MASK | (write ? PFERR_WRITE_MASK : 0);
 
 	if (need_resched())
 		return false;
 	return vswap_guest_has(vcpu, gfn, write) ||
-	       (vswap_host_has(slot, gfn, write) &&
+	       (vswap_host_has(slot, gfn, write, end_alias) &&
 		kvm_mmu_do_page_fault(vcpu, gfn_to_gpa(gfn), error_code, true,
 				      NULL, NULL) == RET_PF_FIXED);
 }
@@ -133,8 +136,8 @@ static void vswap_go_ahead(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
 			   gfn_t gfn, bool write)
 {
 	struct kvm_vswap_ahead *ahead = &vcpu->arch.vswap_ahead[write];
+	bool up, down, end_alias;
 	unsigned int max;
-	bool up, down;
 	gfn_t end;
 
 	/* The same page once more tells nothing. */
@@ -153,15 +156,19 @@ static void vswap_go_ahead(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
 
 	max = write ? vswap_writes_ahead(&ahead->nr) :
 		      vswap_reads_ahead(&ahead->nr);
+	end_alias = write && max &&
+		    kvm_vswap_has_ended(__gfn_to_hva_memslot(slot, gfn));
 	if (up) {
 		end = min(ahead->end + max, slot->base_gfn + slot->npages);
 		while (ahead->end < end &&
-		       vswap_map_page(vcpu, slot, ahead->end, write))
+		       vswap_map_page(vcpu, slot, ahead->end, write,
+				      end_alias))
 			ahead->end++;
 	} else {
 		end = max(gfn - min_t(gfn_t, gfn, max), slot->base_gfn);
 		while (ahead->first > end &&
-		       vswap_map_page(vcpu, slot, ahead->first - 1, write))
+		       vswap_map_page(vcpu, slot, ahead->first - 1, write,
+				      end_alias))
 			ahead->first--;
 	}
 	if (write)
@@ -196,7 +203,7 @@ void __kvm_vswap_map_ahead(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code,
 	 * That an alias has ended has unmapped the page, and so it was not
 	 * mapped.  The guest would fault again.
 	 */
-	if (retry && !vswap_map_page(vcpu, slot, gfn, true))
+	if (retry && !vswap_map_page(vcpu, slot, gfn, true, false))
 		return;
 	/* Pages are not to be dirty for nothing where somebody copies these. */
 	if (!write || !kvm_slot_dirty_track_enabled(slot))
