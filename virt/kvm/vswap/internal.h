@@ -267,6 +267,15 @@ struct vswap_page {
 	pgoff_t index;
 };
 
+/*
+ * shmem says that there is no space for an inode, but its mount here has no limits:
+ * there is no memory.
+ */
+static inline int vswap_shmem_error(int err)
+{
+	return err == -ENOSPC ? -ENOMEM : err;
+}
+
 /* super.c */
 extern unsigned int vswap_cluster;
 void vswap_mnt_put(struct vswap_mnt *mnt);

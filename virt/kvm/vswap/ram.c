@@ -920,7 +920,7 @@ int vswap_ram_init_inode(struct inode *inode, struct vswap_mnt *mnt)
 					  VM_NORESERVE);
 	if (IS_ERR(shmem)) {
 		kvfree(ram);
-		return PTR_ERR(shmem);
+		return vswap_shmem_error(PTR_ERR(shmem));
 	}
 	ram->shmem = shmem;
 	ram->mapping = shmem->f_mapping;

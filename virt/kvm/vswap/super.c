@@ -96,7 +96,7 @@ static struct vswap_mnt *vswap_mnt_new(bool huge)
 				    huge ? advise : NULL);
 	module_put(tmpfs->owner);
 	if (IS_ERR(mnt->shmem)) {
-		ret = PTR_ERR(mnt->shmem);
+		ret = vswap_shmem_error(PTR_ERR(mnt->shmem));
 		goto free;
 	}
 	kref_init(&mnt->kref);
@@ -314,7 +314,7 @@ static int vswap_create(struct mnt_idmap *idmap, struct inode *dir,
 	int ret;
 
 	if (!inode)
-		return -ENOSPC;
+		return -ENOMEM;
 	inode_init_owner(idmap, inode, dir, mode);
 	ret = vswap_ram_init_inode(inode, VSWAP_I(inode)->mnt);
 	if (!ret)
@@ -331,7 +331,7 @@ static int vswap_tmpfile(struct mnt_idmap *idmap, struct inode *dir,
 	int ret;
 
 	if (!inode)
-		return -ENOSPC;
+		return -ENOMEM;
 	inode_init_owner(idmap, inode, dir, mode);
 	ret = vswap_ram_init_inode(inode, VSWAP_I(inode)->mnt);
 	if (ret) {
@@ -349,7 +349,7 @@ static int vswap_mkdir(struct mnt_idmap *idmap, struct inode *dir,
 	int ret;
 
 	if (!inode)
-		return -ENOSPC;
+		return -ENOMEM;
 	inode_init_owner(idmap, inode, dir, mode | S_IFDIR);
 	inode->i_op = &vswap_dir_inode_operations;
 	inode->i_fop = &vswap_dir_file_operations;
