@@ -63,7 +63,7 @@ plot for [i=0:{configs}-1] $data index i using 1:2 with linespoints \\
 	linetype i+1 pointtype 7 linewidth 2 title columnheader(1)
 """
 # Percentages of memory; passes are counted upwards.
-DOWNWARDS = ("swap-compress", "swap-compile")
+DOWNWARDS = ("swap-compress", "swap-bzip2", "swap-compile")
 
 
 def quoted(text):
