@@ -26,12 +26,13 @@ echo $made $start $end
 """
 
 
-def configuration(name, compressor="lzop", bench="swap-compress"):
+def configuration(name, compressor="lzop", bench="swap-compress", percents=PERCENT,
+                  repeats=REPEATS):
     with swapping.Host(bench, name, guest_mib=GUEST_MIB,
                        real_mib=GUEST_MIB, file_mib=FILE_MIB,
                        extra_mib=96) as host:
         result = swapping.run_by_percent(
-            host, COMPRESS.format(compressor=compressor), PERCENT, REPEATS)
+            host, COMPRESS.format(compressor=compressor), percents, repeats)
         host.stop()
     return result
 
