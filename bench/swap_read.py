@@ -29,6 +29,7 @@ def configuration(name, bench="swap-read", passes=PASSES):
     with swapping.Host(bench, name, guest_mib=GUEST_MIB,
                        real_mib=REAL_MIB, file_mib=FILE_MIB) as host:
         for i in range(1, passes + 1):
+            before = host.stats()
             out, counts = host.counted(lambda: host.guest(PASS).split())
             values = [(f"pass_{i}", float(out[1]) - float(out[0]), "s")]
             values += [(f"{metric}_{i}", counts[metric], "") for metric in
@@ -36,6 +37,11 @@ def configuration(name, bench="swap-read", passes=PASSES):
                         "image_sectors_read", "disk_ops", "host_faults",
                         "exits", "pages_scanned")]
             values.append((f"guest_faults_{i}", int(out[2]), ""))
+            if before:
+                # Pages that were known to be on disk, and are not any more.
+                values.append((f"broken_by_guest_{i}",
+                               host.stats()["broken_by_guest"] -
+                               before["broken_by_guest"], ""))
             rig.note(name, "  ".join(f"{m}={v:.6g}" for m, v, _ in values))
             rows += [(name, *v) for v in values]
         if name.startswith("stock") and not rows[2][2]:
