@@ -321,6 +321,10 @@ def own_devices(l1):
     print(f"  virtio-serial is behind the unit; {len(data)} bytes")
 
 
+# See "A CPU whose timer stops" in Documentation/rig.rst.
+PERIODIC = " nohz=off highres=off"
+
+
 def run(name, options, run_options="", *, polled, host="intel", qemu=None,
         worker="sidecore of CPU 0", pin="all"):
     print(f"{name}:", flush=True)
@@ -328,7 +332,8 @@ def run(name, options, run_options="", *, polled, host="intel", qemu=None,
                 f"{rig.build_viommu_tools()}/viommu-run {run_options}")
     with rig.L1(f"viommu.guest.{name}", modules="viommu", iommu=host,
                 devices=["igb", "edu"], disks={"swap": 256},
-                append="iommu.strict=1 slab_nomerge",
+                append="iommu.strict=1 slab_nomerge" +
+                       (PERIODIC if host == "amd" else ""),
                 guest_modules=["dmaprobe", "iommufault"]) as l1:
         if qemu:
             refusals(l1, qemu, options)
