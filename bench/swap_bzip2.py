@@ -2,7 +2,7 @@
 """Swapping: bzip2 in a guest that has less memory than it believes.
 
 The pbzip2 experiment of the VSwapper paper: as swap-compress, but with the paper's
-compressor.  It computes more than twenty times as long for a page as lzop, which
+compressor.  It computes nearly twenty times as long for a page as lzop, which
 hardly does anything but use memory; so it is done once for each percentage.
 """
 
