@@ -995,8 +995,11 @@ static int vswap_image_open(struct inode *inode, struct file *file)
 	struct vswap_image *image;
 	struct file *lower;
 
-	/* Size and position are ours, and what is appended is. */
-	lower = backing_file_open(file, (file->f_flags & ~O_APPEND) |
+	/*
+	 * Size and position are ours, and what is appended is.  Nobody below truncates
+	 * before there are no aliases any more.
+	 */
+	lower = backing_file_open(file, (file->f_flags & ~(O_APPEND | O_TRUNC)) |
 					O_LARGEFILE,
 				  &vi->lower, current_cred());
 	if (IS_ERR(lower))
@@ -1122,13 +1125,42 @@ const struct file_operations vswap_image_file_operations = {
 	.splice_write	= iter_file_splice_write,
 };
 
-/* Blocks beyond the new size go. */
-static int vswap_image_truncate(struct inode *inode, loff_t size)
+/* Change attributes of the lower file, which the caller may do. */
+static int vswap_change_lower(struct inode *inode, struct iattr *attr)
+{
+	struct path *lower = &VSWAP_I(inode)->lower;
+	struct inode *lower_inode = d_inode(lower->dentry);
+	int ret;
+
+	ret = mnt_want_write(lower->mnt);
+	if (ret)
+		return ret;
+	if (attr->ia_valid & ATTR_SIZE) {
+		ret = get_write_access(lower_inode);
+		if (ret)
+			goto drop;
+		ret = break_lease(lower_inode, O_WRONLY);
+		if (ret)
+			goto put;
+	}
+	inode_lock(lower_inode);
+	ret = notify_change(mnt_idmap(lower->mnt), lower->dentry, attr, NULL);
+	inode_unlock(lower_inode);
+put:
+	if (attr->ia_valid & ATTR_SIZE)
+		put_write_access(lower_inode);
+drop:
+	mnt_drop_write(lower->mnt);
+	return ret;
+}
+
+/* The same for its size, among others.  Blocks beyond the new one go. */
+static int vswap_image_truncate(struct inode *inode, struct iattr *attr)
 {
 	struct vswap_inode *vi = VSWAP_I(inode);
 	struct vswap_image *image = READ_ONCE(vi->image);
-	u64 first = size >> PAGE_SHIFT;
-	u64 last = max(i_size_read(inode), size) >> PAGE_SHIFT;
+	u64 first = attr->ia_size >> PAGE_SHIFT;
+	u64 last = VSWAP_BLOCK_MASK;
 	struct vswap_image *found = NULL;
 	int ret = 0;
 
@@ -1142,7 +1174,7 @@ static int vswap_image_truncate(struct inode *inode, loff_t size)
 	vswap_regions_begin(image, first, last);
 	ret = vswap_break_aliases(image, first, last, NULL);
 	if (!ret)
-		ret = vfs_truncate(&vi->lower, size);
+		ret = vswap_change_lower(inode, attr);
 	vswap_regions_end(image, first, last);
 	if (found)
 		vswap_image_put(found);
@@ -1153,8 +1185,7 @@ static int vswap_image_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 			       struct iattr *attr)
 {
 	struct inode *inode = d_inode(dentry);
-	struct path *lower = &VSWAP_I(inode)->lower;
-	struct inode *lower_inode = d_inode(lower->dentry);
+	struct inode *lower_inode = d_inode(VSWAP_I(inode)->lower.dentry);
 	struct iattr lower_attr = *attr;
 	int ret;
 
@@ -1162,29 +1193,23 @@ static int vswap_image_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 	if (ret)
 		return ret;
 
+	/* That of the lower file is up to who changes it. */
+	if (lower_attr.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
+		lower_attr.ia_valid &= ~ATTR_MODE;
+	if (lower_attr.ia_valid & ATTR_FILE)
+		lower_attr.ia_file = attr->ia_file->private_data;
+	/* It was not opened to be truncated. */
+	lower_attr.ia_valid &= ~ATTR_OPEN;
+
 	if (attr->ia_valid & ATTR_SIZE) {
 		if (!S_ISREG(lower_inode->i_mode))
 			return -EINVAL;
-		ret = vswap_image_truncate(inode, attr->ia_size);
-		if (ret)
-			return ret;
-		i_size_write(inode, i_size_read(lower_inode));
+		if (IS_APPEND(lower_inode))
+			return -EPERM;
+		ret = vswap_image_truncate(inode, &lower_attr);
+	} else {
+		ret = vswap_change_lower(inode, &lower_attr);
 	}
-
-	lower_attr.ia_valid &= ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_ATIME |
-			       ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET |
-			       ATTR_CTIME | ATTR_FORCE | ATTR_TOUCH |
-			       ATTR_KILL_SUID | ATTR_KILL_SGID;
-	if (!(lower_attr.ia_valid & ~(ATTR_CTIME | ATTR_FORCE | ATTR_MTIME)))
-		return 0;
-	ret = mnt_want_write(lower->mnt);
-	if (ret)
-		return ret;
-	inode_lock(lower_inode);
-	ret = notify_change(mnt_idmap(lower->mnt), lower->dentry, &lower_attr,
-			    NULL);
-	inode_unlock(lower_inode);
-	mnt_drop_write(lower->mnt);
 	if (!ret)
 		vswap_copy_attr(inode, lower_inode);
 	return ret;
