@@ -81,9 +81,8 @@ static struct file *vswap_open_for_aliases(struct vswap_mnt *mnt,
 	return file;
 }
 
-/* The image of a lower file, which may still have aliases from earlier. */
-struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
-				    const struct path *lower)
+static struct vswap_image *__vswap_image_get(struct vswap_mnt *mnt,
+					     const struct path *lower)
 {
 	struct vswap_image *image;
 	unsigned int i;
@@ -126,6 +125,20 @@ put:
 free:
 	kvfree(image);
 	return ERR_PTR(ret);
+}
+
+/* The image of a lower file, which may still have aliases from earlier. */
+struct vswap_image *vswap_image_get(struct vswap_mnt *mnt,
+				    const struct path *lower)
+{
+	struct vswap_image *image;
+	unsigned int flags;
+
+	/* Reclaim of inodes would put images, and take the lock for that. */
+	flags = memalloc_nofs_save();
+	image = __vswap_image_get(mnt, lower);
+	memalloc_nofs_restore(flags);
+	return image;
 }
 
 /*
