@@ -457,11 +457,47 @@ static void vswap_merge_segments(struct vswap_io *io)
 	io->nr_segments = last + 1 - io->bvec;
 }
 
-static rwf_t vswap_rwf(struct kiocb *iocb)
+/*
+ * A request to the lower file on behalf of one to ours, which is direct and synchronous
+ * if that is: fcntl() can change it for our file after it was opened.
+ */
+static void vswap_init_kiocb(struct kiocb *kiocb, struct vswap_io *io,
+			     const struct kiocb *iocb)
 {
-	if (iocb->ki_flags & IOCB_SYNC)
-		return RWF_SYNC;
-	return iocb->ki_flags & IOCB_DSYNC ? RWF_DSYNC : 0;
+	const int flags = IOCB_DIRECT | IOCB_DSYNC | IOCB_SYNC;
+
+	init_sync_kiocb(kiocb, io->lower);
+	kiocb->ki_flags &= ~flags;
+	kiocb->ki_flags |= iocb->ki_flags & flags;
+	kiocb->ki_ioprio = iocb->ki_ioprio;
+	kiocb->ki_pos = io->pos;
+}
+
+static ssize_t vswap_read_lower(struct vswap_io *io, const struct kiocb *iocb,
+				struct iov_iter *to)
+{
+	struct kiocb kiocb;
+
+	vswap_init_kiocb(&kiocb, io, iocb);
+	return vfs_iocb_iter_read(io->lower, &kiocb, to);
+}
+
+static ssize_t vswap_write_lower(struct vswap_io *io, const struct kiocb *iocb,
+				 struct iov_iter *from)
+{
+	struct kiocb kiocb;
+
+	vswap_init_kiocb(&kiocb, io, iocb);
+	return vfs_iocb_iter_write(io->lower, &kiocb, from);
+}
+
+/*
+ * What is only in the page cache of the lower file can be lost, if writing it back
+ * fails; then the block is what is on disk, and pages are not that.
+ */
+static bool vswap_is_on_disk(const struct kiocb *iocb)
+{
+	return iocb->ki_flags & (IOCB_DIRECT | IOCB_DSYNC);
 }
 
 /* Blocks that a part of a request touches. */
@@ -525,17 +561,37 @@ static void vswap_unmap_pages(struct vswap_io *io, unsigned int nr)
 	}
 }
 
+/* Read blocks as they are on disk, also if that is by way of the page cache. */
+static ssize_t vswap_read_image(struct vswap_io *io)
+{
+	struct vswap_image *image = io->image;
+	struct iov_iter iter;
+	loff_t pos = io->pos;
+	ssize_t ret;
+
+	if (!image->direct) {
+		/* Direct reads do so themselves. */
+		ret = filemap_write_and_wait_range(image->file->f_mapping, pos,
+						   pos + io->size - 1);
+		if (ret)
+			return ret;
+	}
+	iov_iter_bvec(&iter, ITER_DEST, io->bvec, io->nr, io->size);
+	return vfs_iter_read(image->file, &iter, &pos, 0);
+}
+
 /*
  * Read blocks into memory of RAM files: to new folios, which take the place of
  * what is there.  Returns how many bytes were read, of which those of whole
  * pages, *@installed of them, are in place; or an error.
+ *
+ * What cannot be had at once, for lack of memory, is not a part of it: io->size is
+ * less then, and whoever goes on gets the error.
  */
 static ssize_t vswap_read_pages(struct vswap_io *io, unsigned int *installed)
 {
 	unsigned int i, nr = 0;
-	loff_t pos = io->pos;
 	struct folio *folio;
-	struct iov_iter iter;
 	ssize_t ret;
 	int err;
 
@@ -552,8 +608,7 @@ static ssize_t vswap_read_pages(struct vswap_io *io, unsigned int *installed)
 	io->size = (size_t)nr << PAGE_SHIFT;
 
 	vswap_sample(io);
-	iov_iter_bvec(&iter, ITER_DEST, io->bvec, nr, io->size);
-	ret = vfs_iter_read(io->image->file, &iter, &pos, 0);
+	ret = vswap_read_image(io);
 	trace_kvm_vswap_read(io->image->id, io->pos >> PAGE_SHIFT, nr, ret);
 
 	/* Not one by one, each of which interrupts the guest. */
@@ -566,9 +621,11 @@ static ssize_t vswap_read_pages(struct vswap_io *io, unsigned int *installed)
 					  page_folio(io->bvec[i].bv_page),
 					  io->image, block,
 					  *vswap_seq(io, block));
+		if (err && !i)
+			return err;
 		if (err) {
-			ret = i ? (ssize_t)i << PAGE_SHIFT : err;
-			break;
+			io->size = (size_t)i << PAGE_SHIFT;
+			return io->size;
 		}
 		*installed = i + 1;
 	}
@@ -596,9 +653,12 @@ static ssize_t vswap_read_tracked(struct vswap_io *io, struct iov_iter *to)
 		done = (size_t)installed << PAGE_SHIFT;
 		iov_iter_advance(to, done);
 		/* The end of the file is within a block. */
-		if (ret > done)
+		if (ret > done) {
 			done += copy_page_to_iter(io->bvec[installed].bv_page,
 						  0, ret - done, to);
+			if (done < ret)
+				io->size = done;
+		}
 		ret = done ?: -EFAULT;
 	}
 	vswap_put_folios(io);
@@ -640,7 +700,7 @@ int vswap_associate(struct file *file, struct vswap_ram *ram, pgoff_t index,
 		if (ret < 0)
 			break;
 		/* Nothing equals what is beyond the end of the image. */
-		ret = installed < io->nr ? -ENXIO : 0;
+		ret = installed < io->size >> PAGE_SHIFT ? -ENXIO : 0;
 		if (ret)
 			break;
 		if (fatal_signal_pending(current)) {
@@ -676,16 +736,15 @@ static bool vswap_leave_alone(struct vswap_io *io, bool replaced)
 	return true;
 }
 
-static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
-				size_t size)
+static ssize_t vswap_read_plain(struct vswap_io *io, const struct kiocb *iocb,
+				struct iov_iter *to, size_t size)
 {
-	loff_t pos = io->pos;
 	struct iov_iter iter;
 	ssize_t ret;
 
 	if (!user_backed_iter(to)) {
 		io->size = iov_iter_count(to);
-		return vfs_iter_read(io->lower, to, &pos, 0);
+		return vswap_read_lower(io, iocb, to);
 	}
 
 	ret = vswap_pin(io, to, size);
@@ -693,10 +752,20 @@ static ssize_t vswap_read_plain(struct vswap_io *io, struct iov_iter *to,
 		return ret;
 	vswap_merge_segments(io);
 	iov_iter_bvec(&iter, ITER_DEST, io->bvec, io->nr_segments, io->size);
-	ret = vfs_iter_read(io->lower, &iter, &pos, 0);
+	ret = vswap_read_lower(io, iocb, &iter);
 	vswap_unpin(io, true);
 	iov_iter_revert(to, io->size - max_t(ssize_t, ret, 0));
 	return ret;
+}
+
+/*
+ * What a request, of which some bytes are done already, returns after an error.  VMMs
+ * take an asynchronous one that is short for the end of the file, so the error counts,
+ * as that of direct I/O does; others ask for the rest, and get it then.
+ */
+static ssize_t vswap_result(struct kiocb *iocb, ssize_t done, ssize_t ret)
+{
+	return done && (ret >= 0 || is_sync_kiocb(iocb)) ? done : ret;
 }
 
 static ssize_t vswap_read_now(struct kiocb *iocb, struct iov_iter *to)
@@ -726,18 +795,21 @@ static ssize_t vswap_read_now(struct kiocb *iocb, struct iov_iter *to)
 		if (io->nr && !vswap_leave_alone(io, true))
 			ret = vswap_read_tracked(io, to);
 		else
-			ret = vswap_read_plain(io, to, size);
+			ret = vswap_read_plain(io, iocb, to, size);
 		vswap_put_files(io);
 		if (ret <= 0)
 			break;
 		iocb->ki_pos += ret;
 		done += ret;
 		/* Less is asked for at once if memory is short. */
-		if (ret < min(size, io->size) || fatal_signal_pending(current))
+		if (ret < min(size, io->size) &&
+		    iocb->ki_pos >= i_size_read(lower->f_mapping->host))
+			break;
+		if (fatal_signal_pending(current))
 			break;
 	}
 	kvfree(io);
-	return done ?: ret;
+	return vswap_result(iocb, done, ret);
 }
 
 /* Mark pages that will be aliases of the blocks which they are written to. */
@@ -771,7 +843,6 @@ static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
 				struct iov_iter *from)
 {
 	struct vswap_image *image = io->image;
-	loff_t pos = io->pos;
 	struct iov_iter iter;
 	u64 first, last;
 	unsigned int i;
@@ -789,7 +860,7 @@ static ssize_t vswap_write_part(struct vswap_io *io, struct kiocb *iocb,
 		vswap_mark_pages(io);
 	vswap_merge_segments(io);
 	iov_iter_bvec(&iter, ITER_SOURCE, io->bvec, io->nr_segments, io->size);
-	ret = vfs_iter_write(io->lower, &iter, &pos, vswap_rwf(iocb));
+	ret = vswap_write_lower(io, iocb, &iter);
 	trace_kvm_vswap_write(image->id, first, last - first + 1, ret);
 
 	/* Our pins would keep pages from becoming aliases. */
@@ -811,7 +882,6 @@ end:
 static ssize_t vswap_write_kernel(struct vswap_io *io, struct kiocb *iocb,
 				  struct iov_iter *from)
 {
-	loff_t pos = io->pos;
 	u64 first, last;
 	ssize_t ret;
 
@@ -821,7 +891,7 @@ static ssize_t vswap_write_kernel(struct vswap_io *io, struct kiocb *iocb,
 	vswap_regions_begin(io->image, first, last);
 	ret = vswap_break_aliases(io->image, first, last, NULL);
 	if (!ret)
-		ret = vfs_iter_write(io->lower, from, &pos, vswap_rwf(iocb));
+		ret = vswap_write_lower(io, iocb, from);
 	vswap_regions_end(io->image, first, last);
 	return ret;
 }
@@ -835,6 +905,7 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct file *lower = iocb->ki_filp->private_data;
 	struct inode *inode = file_inode(iocb->ki_filp);
+	bool append = iocb->ki_flags & IOCB_APPEND;
 	ssize_t ret = 0, done = 0;
 	struct vswap_io *io;
 	size_t size;
@@ -845,8 +916,11 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 	io->image = VSWAP_I(inode)->image;
 	io->lower = lower;
 
-	if (iocb->ki_flags & IOCB_APPEND)
+	if (append) {
+		/* One after the other. */
+		inode_lock(inode);
 		iocb->ki_pos = i_size_read(lower->f_mapping->host);
+	}
 
 	while (iov_iter_count(from)) {
 		io->pos = iocb->ki_pos;
@@ -856,7 +930,8 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 		} else {
 			io->nr = vswap_find_pages(io, from, io->pos,
 						  VSWAP_IO_PAGES);
-			io->tracked = io->nr && !vswap_leave_alone(io, false);
+			io->tracked = io->nr && vswap_is_on_disk(iocb) &&
+				      !vswap_leave_alone(io, false);
 			size = io->nr ? (size_t)io->nr << PAGE_SHIFT :
 			       vswap_untracked_size(io, from, io->pos);
 			ret = vswap_pin(io, from, size);
@@ -873,12 +948,14 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 			break;
 		iocb->ki_pos += ret;
 		done += ret;
-		if (ret < size || fatal_signal_pending(current))
+		if (fatal_signal_pending(current))
 			break;
 	}
+	if (append)
+		inode_unlock(inode);
 	kvfree(io);
 	vswap_copy_size(inode, lower);
-	return done ?: ret;
+	return vswap_result(iocb, done, ret);
 }
 
 /*
