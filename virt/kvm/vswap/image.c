@@ -960,8 +960,8 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 
 /*
  * Asynchronous requests, of Linux AIO and io_uring, are done by a worker on
- * behalf of who submits them: in its address space, which its cgroup pays for,
- * and with its weight for I/O.
+ * behalf of who submits them: with its credentials, in its address space, which its
+ * cgroup pays for, and with its weight for I/O.
  */
 struct vswap_request {
 	struct work_struct work;
@@ -969,6 +969,7 @@ struct vswap_request {
 	struct iov_iter iter;
 	const void *iov;
 	struct mm_struct *mm;
+	const struct cred *cred;
 	struct cgroup_subsys_state *blkcg;
 };
 
@@ -979,8 +980,10 @@ static void vswap_request_work(struct work_struct *work)
 	struct vswap_request *request = container_of(work, struct vswap_request,
 						     work);
 	struct kiocb *iocb = request->iocb;
+	const struct cred *cred;
 	ssize_t ret;
 
+	cred = override_creds(request->cred);
 	if (request->mm)
 		kthread_use_mm(request->mm);
 	kthread_associate_blkcg(request->blkcg);
@@ -991,6 +994,7 @@ static void vswap_request_work(struct work_struct *work)
 	kthread_associate_blkcg(NULL);
 	if (request->mm)
 		kthread_unuse_mm(request->mm);
+	revert_creds(cred);
 
 	/* The file can be gone when it is complete. */
 	iocb->ki_complete(iocb, ret);
@@ -998,6 +1002,7 @@ static void vswap_request_work(struct work_struct *work)
 		css_put(request->blkcg);
 	if (request->mm)
 		mmput(request->mm);
+	put_cred(request->cred);
 	kfree(request->iov);
 	kfree(request);
 }
@@ -1038,6 +1043,7 @@ static ssize_t vswap_queue_request(struct kiocb *iocb, struct iov_iter *iter)
 		request->mm = current->mm;
 		mmget(request->mm);
 	}
+	request->cred = get_current_cred();
 	request->blkcg = vswap_get_blkcg();
 	/* The worker can wait. */
 	iocb->ki_flags &= ~IOCB_NOWAIT;
@@ -1057,12 +1063,27 @@ static ssize_t vswap_image_read_iter(struct kiocb *iocb, struct iov_iter *to)
 static ssize_t vswap_image_write_iter(struct kiocb *iocb,
 				      struct iov_iter *from)
 {
-	if (!iov_iter_count(from))
+	struct file *lower = iocb->ki_filp->private_data;
+	struct inode *lower_inode = lower->f_mapping->host;
+	loff_t count = iov_iter_count(from);
+	int ret;
+
+	if (!count)
 		return 0;
+	if (is_sync_kiocb(iocb) && (iocb->ki_flags & IOCB_NOWAIT))
+		return -EAGAIN;
+	if (S_ISREG(lower_inode->i_mode)) {
+		/* The limit is that of who is here, not of a worker. */
+		if (iocb->ki_flags & IOCB_APPEND)
+			iocb->ki_pos = i_size_read(lower_inode);
+		ret = generic_write_check_limits(iocb->ki_filp, iocb->ki_pos,
+						 &count);
+		if (ret)
+			return ret;
+		iov_iter_truncate(from, count);
+	}
 	if (!is_sync_kiocb(iocb))
 		return vswap_queue_request(iocb, from);
-	if (iocb->ki_flags & IOCB_NOWAIT)
-		return -EAGAIN;
 	return vswap_write_now(iocb, from);
 }
 
