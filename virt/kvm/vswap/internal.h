@@ -385,6 +385,8 @@ struct vswap_inode {
 	struct vswap_mnt *mnt;
 	/* An image, or a directory with images in it. */
 	struct path lower;
+	/* What it is found by, also when its path was put already. */
+	struct inode *lower_inode;
 	/* A RAM file; stays as it is until the inode goes. */
 	struct vswap_ram *ram;
 	/* Set when an image is opened for the first time, likewise. */

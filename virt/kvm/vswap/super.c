@@ -126,6 +126,7 @@ static struct inode *vswap_alloc_inode(struct super_block *sb)
 		return NULL;
 	vi->mnt = NULL;
 	vi->lower = (struct path) {};
+	vi->lower_inode = NULL;
 	vi->ram = NULL;
 	vi->image = NULL;
 	return &vi->vfs_inode;
@@ -178,13 +179,12 @@ void vswap_copy_attr(struct inode *inode, struct inode *lower)
 
 static int vswap_test_inode(struct inode *inode, void *lower)
 {
-	struct vswap_inode *vi = VSWAP_I(inode);
-
-	return vi->lower.dentry && d_inode(vi->lower.dentry) == lower;
+	return VSWAP_I(inode)->lower_inode == lower;
 }
 
 static int vswap_set_inode(struct inode *inode, void *lower)
 {
+	VSWAP_I(inode)->lower_inode = lower;
 	return 0;
 }
 
@@ -249,7 +249,27 @@ static struct dentry *vswap_lookup(struct inode *dir, struct dentry *dentry,
 	return d_splice_alias(inode, dentry);
 }
 
-/* Files can appear in the lower directory, be replaced, and go. */
+/*
+ * Does the lower entry have the name still?  If a file has several, that is the one by
+ * which it was found first; by the others it is looked up each time.
+ */
+static bool vswap_has_name(struct dentry *lower, struct dentry *lower_parent,
+			   struct dentry *dentry)
+{
+	struct name_snapshot name, lower_name;
+	bool same;
+
+	take_dentry_name_snapshot(&name, dentry);
+	take_dentry_name_snapshot(&lower_name, lower);
+	same = READ_ONCE(lower->d_parent) == lower_parent &&
+	       name.name.len == lower_name.name.len &&
+	       !memcmp(name.name.name, lower_name.name.name, name.name.len);
+	release_dentry_name_snapshot(&lower_name);
+	release_dentry_name_snapshot(&name);
+	return same;
+}
+
+/* Files can appear in the lower directory, be renamed or replaced, and go. */
 static int vswap_d_revalidate(struct dentry *dentry, unsigned int flags)
 {
 	struct dentry *parent, *lower;
@@ -268,8 +288,12 @@ static int vswap_d_revalidate(struct dentry *dentry, unsigned int flags)
 		ret = !VSWAP_I(d_inode(parent))->lower.dentry;
 	} else if (VSWAP_I(inode)->lower.dentry) {
 		lower = VSWAP_I(inode)->lower.dentry;
-		ret = !d_unhashed(lower) && d_is_positive(lower);
-		if (ret)
+		ret = !d_unhashed(lower) && d_is_positive(lower) &&
+		      vswap_has_name(lower, VSWAP_I(d_inode(parent))->lower.dentry,
+				     dentry);
+		if (ret && (lower->d_flags & DCACHE_OP_REVALIDATE))
+			ret = lower->d_op->d_revalidate(lower, flags);
+		if (ret > 0)
 			vswap_copy_attr(inode, d_inode(lower));
 	}
 	dput(parent);
