@@ -491,15 +491,13 @@ static struct dentry *vswap_own_child(struct dentry *parent, loff_t n)
 
 	spin_lock(&parent->d_lock);
 	hlist_for_each_entry(child, &parent->d_children, d_sib) {
-		if (!simple_positive(child) || vswap_is_lower(child))
-			continue;
-		if (!n--) {
-			spin_lock_nested(&child->d_lock,
-					 DENTRY_D_LOCK_NESTED);
+		/* It may be about to go, and have no inode any more. */
+		spin_lock_nested(&child->d_lock, DENTRY_D_LOCK_NESTED);
+		if (simple_positive(child) && !vswap_is_lower(child) && !n--)
 			found = dget_dlock(child);
-			spin_unlock(&child->d_lock);
+		spin_unlock(&child->d_lock);
+		if (found)
 			break;
-		}
 	}
 	spin_unlock(&parent->d_lock);
 	return found;
