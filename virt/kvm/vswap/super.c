@@ -613,6 +613,24 @@ static int vswap_statfs(struct dentry *dentry, struct kstatfs *buf)
 	return ret;
 }
 
+/* What images have in the lower page cache, as nothing is dirty here. */
+static int vswap_sync_fs(struct super_block *sb, int wait)
+{
+	struct super_block *lower;
+	int ret;
+
+	/* Unmounting is not syncing, and who syncs all file systems gets there, too. */
+	if (!wait || !sb->s_root)
+		return 0;
+	lower = VSWAP_I(d_inode(sb->s_root))->lower.mnt->mnt_sb;
+	if (lower->s_type == sb->s_type)
+		return 0;
+	down_read(&lower->s_umount);
+	ret = sync_filesystem(lower);
+	up_read(&lower->s_umount);
+	return ret;
+}
+
 static int vswap_show_options(struct seq_file *m, struct dentry *root)
 {
 	struct vswap_mnt *mnt = root->d_sb->s_fs_info;
@@ -629,6 +647,7 @@ static const struct super_operations vswap_super_operations = {
 	.free_inode	= vswap_free_inode,
 	.evict_inode	= vswap_evict_inode,
 	.drop_inode	= generic_delete_inode,
+	.sync_fs	= vswap_sync_fs,
 	.statfs		= vswap_statfs,
 	.show_options	= vswap_show_options,
 };
