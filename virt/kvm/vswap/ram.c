@@ -632,6 +632,7 @@ static vm_fault_t vswap_ram_fault(struct vm_fault *vmf)
 	vm_fault_t ret, major = 0;
 	struct vswap_image *image;
 	struct folio *folio;
+	struct file *file;
 	u64 entry;
 
 again:
@@ -666,8 +667,11 @@ again:
 		}
 		if (READ_ONCE(ram->last_cleared) == vmf->pgoff)
 			WRITE_ONCE(ram->uses_cleared, true);
+		/* If shmem unlocks the address space, mappings can go. */
+		file = get_file(vmf->vma->vm_file);
 		ret = vswap_fault_shmem(vmf, ram);
 		mutex_unlock(lock);
+		fput(file);
 		return ret | major;
 	}
 	/* Truncation is about to take it away. */
