@@ -859,7 +859,12 @@ static long vswap_shmem_fallocate(struct file *file, int mode, loff_t offset,
 	long ret;
 
 	ret = vswap_punch(ram, mode, offset, len);
-	return ret ?: shmem_fops->fallocate(file, mode, offset, len);
+	if (!ret)
+		ret = shmem_fops->fallocate(file, mode, offset, len);
+	/* Pages that were being written to blocks then are not swapped out, but gone. */
+	if (!ret)
+		vswap_punch(ram, mode, offset, len);
+	return ret;
 }
 
 /* Neither mappings nor the inode hold the shmem file any more. */
