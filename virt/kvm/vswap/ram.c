@@ -147,6 +147,13 @@ int vswap_end_alias(struct vswap_ram *ram, pgoff_t index)
 	lockdep_assert_held(vswap_page_lock(ram, index));
 
 	folio = filemap_lock_folio(ram->mapping, index);
+	if (!IS_ERR(folio) && folio_test_hwpoison(folio)) {
+		/* What the image has is good. */
+		generic_error_remove_folio(ram->mapping, folio);
+		folio_unlock(folio);
+		folio_put(folio);
+		folio = ERR_PTR(-ENOENT);
+	}
 	if (IS_ERR(folio)) {
 		folio = vswap_alloc_folio(ram);
 		if (!folio)
@@ -412,7 +419,8 @@ void vswap_finish_pending(struct vswap_ram *ram, pgoff_t index,
 		return;
 	}
 
-	new = folio_test_large(folio) ? NULL : vswap_alloc_folio(ram);
+	new = folio_test_large(folio) || folio_test_hwpoison(folio) ?
+	      NULL : vswap_alloc_folio(ram);
 	if (!new) {
 		folio_unlock(folio);
 		folio_put(folio);
