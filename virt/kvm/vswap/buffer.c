@@ -535,9 +535,9 @@ bool kvm_vswap_is_ram(unsigned long hva)
 }
 
 /*
- * Map a page that is in the page cache, and some around it, without waiting for a
- * disk; or map it to write to, for which an alias, if these are to end, gets a copy.
- * Returns whether it was there.
+ * Map a page that is in the page cache, and some around it; or map it to write to, for
+ * which an alias, if these are to end, gets a copy.  Nothing is read from a disk, unless
+ * an alias is dropped just then.  Returns whether the page was there.
  */
 bool kvm_vswap_map_cached(unsigned long hva, bool write, bool end_alias)
 {

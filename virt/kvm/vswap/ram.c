@@ -514,7 +514,7 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 				      struct vswap_ram *ram, u64 entry)
 {
 	struct vswap_image *image = vswap_entry_to_image(ram->mnt, entry);
-	bool retry = vmf->flags & FAULT_FLAG_TRIED;
+	bool last = !fault_flag_allow_retry_first(vmf->flags);
 	struct mm_struct *mm = vmf->vma->vm_mm;
 	struct mem_cgroup *old_memcg;
 	struct file *file = NULL;
@@ -530,10 +530,10 @@ static vm_fault_t vswap_fault_dropped(struct vm_fault *vmf,
 	if (folio) {
 		vswap_count(ram, VSWAP_REFAULTS);
 		file = vswap_unlock_fault(vmf);
-		/* If many fail, one may not. */
+		/* If many fail, one may not, which is all that is needed. */
 		ret = vswap_read_cluster(ram, folio, image,
 					 vswap_entry_block(entry),
-					 retry ? 1 : READ_ONCE(vswap_cluster),
+					 last ? 1 : READ_ONCE(vswap_cluster),
 					 mm);
 		trace_kvm_vswap_refault(vmf->pgoff, entry, ret);
 	}
