@@ -486,6 +486,7 @@ class L1:
               addresses in DEVICES; igb's wire ends at self.wire
     disks     {serial: MiB}: scratch disks, /dev/disk/by-id is not there, the
               serial is in /sys/block/*/serial (l1.sh: disk SERIAL)
+    sectors   {serial: bytes}: of disks whose sectors do not have 512 bytes
     append    more kernel command line
     icount    deterministic single-threaded emulation; one TSC tick is one
               executed instruction
@@ -512,7 +513,7 @@ class L1:
     def __init__(self, name, *, modules="none", flavour=None, devices=(),
                  disks=None, append="", cpus=2, memory=4096, icount=False,
                  expected=(), iommu="intel", guest_modules=(), edus=0,
-                 insns=False, spare=False):
+                 insns=False, spare=False, sectors=None):
         self.name = name
         self.modset = modules
         self.kernel = Kernel(flavour or os.environ.get("FLAVOUR", "release"))
@@ -523,6 +524,7 @@ class L1:
         if len(self.more_edus) != edus:
             raise RigError(f"no room for {edus} more edu devices")
         self.disks = dict(disks or {})
+        self.sectors = dict(sectors or {})
         self.append = append
         self.cpus = cpus
         self.memory = memory
@@ -635,12 +637,14 @@ class L1:
             path = self._image("nvme", 256)
             args += ["-drive", f"if=none,id=nvme,format=raw,file={path}",
                      "-device", "nvme,serial=nvme,drive=nvme,addr=0x8"]
-        for serial, size in self.disks.items():
-            path = self._image(serial, size)
+        for serial, mib in self.disks.items():
+            path = self._image(serial, mib)
+            size = self.sectors.get(serial, 512)
             args += ["-drive", f"if=none,id={serial},format=raw,file={path},"
                      "cache=unsafe,discard=unmap",
                      "-device", f"virtio-blk-pci,drive={serial},"
-                     f"serial={serial}"]
+                     f"serial={serial},logical_block_size={size},"
+                     f"physical_block_size={size}"]
         return [str(a) for a in args]
 
     def _image(self, name, mib):

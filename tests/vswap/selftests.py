@@ -111,7 +111,8 @@ def main():
 
     with rig.L1("vswap.selftests.l1", modules="vswap", memory=1536, spare=True,
                 expected=kselftest.FAULT_COMPLAINTS,
-                disks={"swap": 768, "image": 512, "idle": 16}) as l1:
+                disks={"swap": 768, "image": 512, "idle": 16},
+                sectors={"idle": 4096}) as l1:
         kselftest.copy(l1, directory, tests)
         l1.script(SETUP)
         bad = kselftest.run_configs(

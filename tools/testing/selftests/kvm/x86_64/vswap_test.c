@@ -1659,6 +1659,10 @@ VSWAP_TEST(no_direct_io)
 	vswap_fill_pages(ram, N, N, NEW);
 	vswap_drain_lru();
 	vswap_pwrite(fd, vswap_page(ram, N), N, 0);
+	TEST_ASSERT_EQ(vswap_stats(ram).aliased_by_write, 0);
+	TEST_ASSERT_EQ(vswap_stats(ram).broken_by_write, N);
+	fd = vswap_image_open(&m, "image", O_RDWR | O_SYNC);
+	vswap_pwrite(fd, vswap_page(ram, N), N, 0);
 	TEST_ASSERT_EQ(vswap_stats(ram).aliased_by_write, N);
 	TEST_ASSERT_EQ(vswap_stats(ram).broken_by_write, N);
 	vswap_try_pageout(ram, 0, 2 * N);
@@ -1734,9 +1738,14 @@ static void suspend_device(const char *name, bool suspend)
 }
 
 struct dm_table {
-	struct dm_ioctl dm;
-	struct dm_target_spec spec;
-	char params[1024];
+	unsigned int nr;
+	struct {
+		struct dm_ioctl dm;
+		struct {
+			struct dm_target_spec spec;
+			char params[1024];
+		} target[2];
+	} all;
 };
 
 /* What a device is made of, and that it be made of something else. */
@@ -1745,47 +1754,68 @@ static void get_table(const char *name, struct dm_table *table)
 	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
 
 	memset(table, 0, sizeof(*table));
-	table->dm = (struct dm_ioctl) {
+	table->all.dm = (struct dm_ioctl) {
 		.version = { DM_VERSION_MAJOR, 0, 0 },
-		.data_size = sizeof(*table),
-		.data_start = offsetof(struct dm_table, spec),
+		.data_size = sizeof(table->all),
+		.data_start = offsetof(struct dm_table, all.target) -
+			      offsetof(struct dm_table, all),
 		.flags = DM_STATUS_TABLE_FLAG,
 	};
-	snprintf(table->dm.name, sizeof(table->dm.name), "%s", name);
-	VSWAP_OK(ioctl(fd, DM_TABLE_STATUS, table));
-	TEST_ASSERT_EQ(table->dm.target_count, 1);
+	snprintf(table->all.dm.name, sizeof(table->all.dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_STATUS, &table->all));
+	table->nr = table->all.dm.target_count;
+	TEST_ASSERT_EQ(table->nr, 1);
 	close(fd);
 }
 
 static void set_table(const char *name, const struct dm_table *table)
 {
-	struct dm_table copy = *table;
 	int fd = VSWAP_OK(open("/dev/mapper/control", O_RDWR));
+	struct dm_table copy = *table;
 
-	copy.dm = (struct dm_ioctl) {
+	copy.all.dm = (struct dm_ioctl) {
 		.version = { DM_VERSION_MAJOR, 0, 0 },
-		.data_size = sizeof(copy),
-		.data_start = offsetof(struct dm_table, spec),
-		.target_count = 1,
+		.data_size = sizeof(copy.all),
+		.data_start = table->all.dm.data_start,
+		.target_count = table->nr,
 	};
-	copy.spec.next = 0;
-	snprintf(copy.dm.name, sizeof(copy.dm.name), "%s", name);
-	VSWAP_OK(ioctl(fd, DM_TABLE_LOAD, &copy));
+	copy.all.target[0].spec.next = sizeof(copy.all.target[0]);
+	copy.all.target[1].spec.next = 0;
+	snprintf(copy.all.dm.name, sizeof(copy.all.dm.name), "%s", name);
+	VSWAP_OK(ioctl(fd, DM_TABLE_LOAD, &copy.all));
 	close(fd);
 	suspend_device(name, true);
 	suspend_device(name, false);
 }
 
-/* Have all I/O to a device fail; what it was made of is for set_table(). */
-static void break_device(const char *name, struct dm_table *good)
+/*
+ * Have I/O to a device fail from a block on; what it was made of is for
+ * set_table().
+ */
+static void break_device_from(const char *name, uint64_t block,
+			      struct dm_table *good)
 {
+	struct dm_target_spec *spec;
 	struct dm_table bad;
 
 	get_table(name, good);
 	bad = *good;
-	snprintf(bad.spec.target_type, sizeof(bad.spec.target_type), "error");
-	bad.params[0] = '\0';
+	if (block) {
+		bad.nr = 2;
+		bad.all.target[1] = bad.all.target[0];
+		bad.all.target[0].spec.length = block * PAGE / 512;
+	}
+	spec = &bad.all.target[bad.nr - 1].spec;
+	spec->sector_start = block * PAGE / 512;
+	spec->length -= block * PAGE / 512;
+	snprintf(spec->target_type, sizeof(spec->target_type), "error");
+	bad.all.target[bad.nr - 1].params[0] = '\0';
 	set_table(name, &bad);
+}
+
+static void break_device(const char *name, struct dm_table *good)
+{
+	break_device_from(name, 0, good);
 }
 
 /* A device as an image of the mount. */
@@ -1844,6 +1874,102 @@ VSWAP_TEST(disk_errors)
 	vswap_pwrite(fd, vswap_page(ram, N), 1, 2);
 	vswap_expect_pages(ram, 0, N, NEW);
 	vswap_expect_pages(ram, N, N, IMAGE);
+}
+
+/* One asynchronous request; what it returned. */
+static long long do_aio(unsigned int opcode, int fd, void *mem, size_t size, off_t pos)
+{
+	struct iocb iocb = {
+		.aio_fildes = fd,
+		.aio_lio_opcode = opcode,
+		.aio_buf = (uintptr_t)mem,
+		.aio_nbytes = size,
+		.aio_offset = pos,
+	}, *list = &iocb;
+	struct io_event event;
+	aio_context_t ctx;
+
+	VSWAP_OK(setup_aio(&ctx));
+	TEST_ASSERT_EQ(syscall(SYS_io_submit, ctx, 1, &list), 1);
+	TEST_ASSERT_EQ(syscall(SYS_io_getevents, ctx, 1, 1, &event, NULL), 1);
+	VSWAP_OK(syscall(SYS_io_destroy, ctx));
+	return event.res;
+}
+
+/*
+ * A request that is more than what is passed on at once fails if a part of it does:
+ * VMMs would take what is short for the end of the image.
+ */
+VSWAP_TEST(late_errors)
+{
+	const uint64_t good_blocks = N - 100;
+	struct vswap_ram *ram = &self->ram;
+	const char *name = getenv("VSWAP_DEVICE");
+	char *buf = vswap_buffer(N), *mem[] = { ram->mem, buf };
+	struct dm_table good;
+	unsigned int i;
+	ssize_t ret;
+	int fd;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	fd = open_disk(&self->m, name);
+	vswap_fill_pages(ram, 0, N, NEW);
+	vswap_pwrite(fd, ram->mem, N, 0);
+	break_device_from(name, good_blocks, &good);
+
+	for (i = 0; i < ARRAY_SIZE(mem); i++) {
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, fd, mem[i],
+				      good_blocks * PAGE, 0), good_blocks * PAGE);
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, fd, mem[i], N * PAGE, 0), -EIO);
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, mem[i], N * PAGE, 0), -EIO);
+
+		/* Who reads on is told, too. */
+		ret = pread(fd, mem[i], N * PAGE, 0);
+		TEST_ASSERT(ret > 0 && ret < (ssize_t)(N * PAGE), "read %zd", ret);
+		VSWAP_FAILS(pread(fd, mem[i] + ret, N * PAGE - ret, ret), EIO);
+	}
+	set_table(name, &good);
+	vswap_expect_pages(ram, 0, good_blocks, NEW);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, fd, ram->mem, N * PAGE, 0), N * PAGE);
+	vswap_expect_pages(ram, 0, N, NEW);
+}
+
+/*
+ * Disks with large sectors take whole ones, of memory that is aligned to as much, from
+ * which QEMU finds out that it has to be.
+ */
+VSWAP_TEST(large_sectors)
+{
+	struct vswap_ram *ram = &self->ram;
+	char *buf = vswap_buffer(2 * N + 1);
+	const char *name = getenv("VSWAP_DEVICE");
+	unsigned int size;
+	uint64_t i;
+	int fd;
+
+	if (!name)
+		SKIP(return, "VSWAP_DEVICE is not set");
+	fd = VSWAP_OK(open(vswap_path("/dev/mapper", name), O_RDWR | O_DIRECT));
+	VSWAP_OK(ioctl(fd, BLKSSZGET, &size));
+	TEST_ASSERT_EQ(size, PAGE);
+	close(fd);
+
+	fd = open_disk(&self->m, name);
+	for (i = 0; i < 2 * N; i++)
+		vswap_fill(buf + i * PAGE, NEW + i);
+	vswap_pwrite(fd, buf, 2 * N, 0);
+	memset(buf, 0, (2 * N + 1) * PAGE);
+	vswap_pread(fd, buf, 2 * N, 0);
+	for (i = 0; i < 2 * N; i++)
+		vswap_expect_page(buf + i * PAGE, NEW + i);
+	read_aliases(ram, fd, 0, N, N);
+	vswap_expect_pages(ram, 0, N, NEW + N);
+
+	VSWAP_FAILS(pread(fd, buf, 512, 0), EINVAL);
+	VSWAP_FAILS(pread(fd, buf, PAGE, 512), EINVAL);
+	VSWAP_FAILS(pread(fd, buf + 512, PAGE, 0), EINVAL);
+	VSWAP_FAILS(pwrite(fd, buf + 512, 2 * N * PAGE, 0), EINVAL);
 }
 
 /*
@@ -1916,6 +2042,36 @@ VSWAP_TEST(readahead_errors)
 	TEST_ASSERT_EQ(status, 0);
 	vswap_expect_pages(ram, 0, N, NEW);
 	vswap_set_parameter("vswap_cluster", cluster);
+}
+
+/* Of an alias whose memory is broken, the image has the content. */
+VSWAP_TEST(hwpoison)
+{
+	struct vswap_ram *ram = &self->ram;
+	int lower;
+	char *mem;
+
+	if (access("/proc/sys/vm/memory_failure_recovery", F_OK))
+		SKIP(return, "the kernel does not know broken memory");
+	read_aliases(ram, self->image, 0, 4, 0);
+	vswap_touch(ram, 0, 4);
+	vswap_drain_lru();
+	VSWAP_OK(madvise(vswap_page(ram, 1), PAGE, MADV_HWPOISON));
+
+	/* Past the mount, which is wrong, but tells where a copy was made from. */
+	lower = VSWAP_OK(open(vswap_path(self->m.lower, "image"), O_RDWR));
+	vswap_fill(vswap_page(ram, N), OTHER);
+	vswap_pwrite(lower, vswap_page(ram, N), 1, 1);
+	VSWAP_OK(fsync(lower));
+
+	vswap_fill(vswap_page(ram, N), NEW);
+	vswap_pwrite(self->image, vswap_page(ram, N), 1, 1);
+	TEST_ASSERT_EQ(vswap_stats(ram).broken_by_write, 1);
+	mem = VSWAP_OK(mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED, ram->fd, 0));
+	vswap_expect_page(mem, IMAGE);
+	vswap_expect_page(mem + PAGE, OTHER);
+	vswap_expect_page(mem + 2 * PAGE, IMAGE + 2);
+	vswap_expect_blocks(&self->m, "image", 1, 1, NEW, false);
 }
 
 /* A device that has been told to write to a page does so whatever happens. */
@@ -2626,6 +2782,199 @@ VSWAP_TEST(names)
 	read_aliases(&self->ram, fd, 2, 2, 0);
 	vswap_expect_pages(&self->ram, 0, 2, OTHER);
 	vswap_expect_pages(&self->ram, 2, 2, NEW);
+}
+
+static ino_t inode_of(const char *path)
+{
+	struct stat st;
+
+	VSWAP_OK(stat(path, &st));
+	return st.st_ino;
+}
+
+static void expect_image(struct vswap_mount *m, const char *name, uint64_t seed)
+{
+	int fd = vswap_image_open(m, name, O_RDONLY);
+	char *buf = vswap_buffer(1);
+
+	vswap_pread(fd, buf, 1, 0);
+	vswap_expect_page(buf, seed);
+	munmap(buf, PAGE);
+	close(fd);
+}
+
+/* A name is that of the file that has it below, also if another one had it here. */
+VSWAP_TEST(renamed)
+{
+	const char *mnt = self->m.mnt, *lower = self->m.lower;
+
+	expect_image(&self->m, "image", IMAGE);
+	VSWAP_OK(rename(vswap_path(lower, "image"), vswap_path(lower, "old")));
+	VSWAP_FAILS(access(vswap_path(mnt, "image"), F_OK), ENOENT);
+	vswap_image_create(&self->m, "image", 1, OTHER);
+	expect_image(&self->m, "image", OTHER);
+	expect_image(&self->m, "old", IMAGE);
+
+	/* To another directory, and with it. */
+	VSWAP_OK(mkdir(vswap_path(lower, "dir"), 0755));
+	expect_image(&self->m, "image", OTHER);
+	VSWAP_OK(rename(vswap_path(lower, "image"), vswap_path(lower, "dir/image")));
+	VSWAP_FAILS(access(vswap_path(mnt, "image"), F_OK), ENOENT);
+	expect_image(&self->m, "dir/image", OTHER);
+	VSWAP_OK(rename(vswap_path(lower, "dir"), vswap_path(lower, "moved")));
+	VSWAP_FAILS(access(vswap_path(mnt, "dir/image"), F_OK), ENOENT);
+	expect_image(&self->m, "moved/image", OTHER);
+
+	/* Of a file with two names, both are, and it is one image. */
+	VSWAP_OK(link(vswap_path(lower, "old"), vswap_path(lower, "hard")));
+	expect_image(&self->m, "hard", IMAGE);
+	TEST_ASSERT_EQ(inode_of(vswap_path(mnt, "old")),
+		       inode_of(vswap_path(mnt, "hard")));
+	VSWAP_OK(rename(vswap_path(lower, "moved/image"), vswap_path(lower, "old")));
+	expect_image(&self->m, "old", OTHER);
+	expect_image(&self->m, "hard", IMAGE);
+}
+
+#define USER	1000
+
+/* An unprivileged user's, with the bit that the user's writes are to clear. */
+static void give_image(struct vswap_mount *m, const char *name)
+{
+	VSWAP_OK(chown(vswap_path(m->lower, name), USER, USER));
+	VSWAP_OK(chmod(vswap_path(m->lower, name), 04755));
+}
+
+static bool is_setuid(struct vswap_mount *m, const char *name)
+{
+	struct stat st;
+
+	VSWAP_OK(stat(vswap_path(m->lower, name), &st));
+	return st.st_mode & S_ISUID;
+}
+
+/*
+ * Who changes an image has that one's rights and limits, also if somebody else does it
+ * on its behalf.
+ */
+VSWAP_TEST(credentials)
+{
+	const struct rlimit limit = { N * PAGE, N * PAGE };
+	const char *image = vswap_path(self->m.mnt, "image");
+	char *buf = vswap_buffer(2);
+	struct stat st;
+	int fd;
+
+	/* Changes of attributes, by which the bit goes. */
+	give_image(&self->m, "image");
+	VSWAP_OK(chown(image, -1, USER));
+	TEST_ASSERT(!is_setuid(&self->m, "image"), "chown() keeps S_ISUID");
+
+	VSWAP_OK(setresgid(USER, USER, -1));
+	VSWAP_OK(setresuid(USER, USER, 0));
+	fd = VSWAP_OK(open(image, O_RDWR | O_DIRECT));
+	VSWAP_OK(chmod(image, 04755));
+	VSWAP_OK(ftruncate(fd, (2 * N - 1) * PAGE));
+	TEST_ASSERT(!is_setuid(&self->m, "image"), "ftruncate() keeps S_ISUID");
+
+	/* Asynchronous writes. */
+	vswap_fill(buf, NEW);
+	vswap_fill(buf + PAGE, NEW + 1);
+	VSWAP_OK(chmod(image, 04755));
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, buf, PAGE, 0), PAGE);
+	TEST_ASSERT(!is_setuid(&self->m, "image"), "writing keeps S_ISUID");
+	signal(SIGXFSZ, SIG_IGN);
+	VSWAP_OK(setrlimit(RLIMIT_FSIZE, &limit));
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, buf, PAGE, N * PAGE), -EFBIG);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, buf, 2 * PAGE, (N - 1) * PAGE),
+		       PAGE);
+	VSWAP_FAILS(pwrite(fd, buf, PAGE, N * PAGE), EFBIG);
+	VSWAP_OK(fstat(fd, &st));
+	TEST_ASSERT_EQ(st.st_size, (2 * N - 1) * PAGE);
+
+	/* The right to change a file that is open was asked for when it was opened. */
+	VSWAP_OK(chmod(image, 0444));
+	VSWAP_FAILS(truncate(image, PAGE), EACCES);
+	VSWAP_OK(ftruncate(fd, PAGE));
+	VSWAP_OK(fstat(fd, &st));
+	TEST_ASSERT_EQ(st.st_size, PAGE);
+
+	VSWAP_OK(setresuid(0, 0, 0));
+	vswap_expect_blocks(&self->m, "image", 0, 1, NEW, false);
+}
+
+/* What appends does so one after the other. */
+static void *append_pages(void *data)
+{
+	char *buf = vswap_buffer(1);
+	int fd = *(int *)data, i;
+
+	for (i = 0; i < 64; i++) {
+		vswap_fill(buf, NEW + i);
+		TEST_ASSERT_EQ(write(fd, buf, PAGE), PAGE);
+	}
+	munmap(buf, PAGE);
+	return NULL;
+}
+
+/* Flags of an open image can change. */
+VSWAP_TEST(file_flags)
+{
+	char *buf = vswap_buffer(2), other[100];
+	pthread_t thread[4];
+	unsigned int i;
+	struct stat st;
+	int fd, flags;
+
+	flags = VSWAP_OK(fcntl(self->image, F_GETFL));
+	TEST_ASSERT(flags & O_DIRECT, "the file was opened otherwise");
+	VSWAP_FAILS(pread(self->image, buf + 1, 100, PAGE), EINVAL);
+	VSWAP_OK(fcntl(self->image, F_SETFL, flags & ~O_DIRECT));
+	TEST_ASSERT_EQ(pread(self->image, other, 100, PAGE + 8), 100);
+	for (i = 0; i < 100 / 8; i++)
+		TEST_ASSERT_EQ(((uint64_t *)other)[i], vswap_word(IMAGE + 1, i + 1));
+	TEST_ASSERT_EQ(pwrite(self->image, other, 100, 2 * PAGE + 1), 100);
+	VSWAP_OK(fcntl(self->image, F_SETFL, flags));
+	VSWAP_FAILS(pread(self->image, buf + 1, 100, PAGE), EINVAL);
+	VSWAP_FAILS(pwrite(self->image, buf + 1, 100, PAGE), EINVAL);
+	TEST_ASSERT_EQ(pread(self->image, buf, PAGE, 2 * PAGE), PAGE);
+	TEST_ASSERT(!memcmp(buf + 1, other, 100), "what was cached is not there");
+
+	fd = vswap_image_open(&self->m, "image", O_WRONLY | O_APPEND);
+	for (i = 0; i < ARRAY_SIZE(thread); i++)
+		TEST_ASSERT_EQ(pthread_create(&thread[i], NULL, append_pages, &fd), 0);
+	for (i = 0; i < ARRAY_SIZE(thread); i++)
+		pthread_join(thread[i], NULL);
+	VSWAP_OK(fstat(fd, &st));
+	TEST_ASSERT_EQ(st.st_size, (2 * N + ARRAY_SIZE(thread) * 64) * PAGE);
+}
+
+/*
+ * What was written is an alias if the disk has it, since what is only to be written to
+ * it can be lost.
+ */
+VSWAP_TEST(cached_writes)
+{
+	static const int flags[] = { 0, O_DSYNC, O_SYNC, O_DIRECT };
+	struct vswap_ram *ram = &self->ram;
+	unsigned int i;
+	uint64_t made;
+	int fd;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		uint64_t first = i * 64;
+
+		fd = vswap_image_open(&self->m, "image", O_RDWR | flags[i]);
+		vswap_fill_pages(ram, first, 64, NEW + first);
+		vswap_drain_lru();
+		vswap_pwrite(fd, vswap_page(ram, first), 64, first);
+		made = vswap_stats(ram).aliased_by_write;
+		TEST_ASSERT(flags[i] ? made : !made, "%lu pages for flags 0%o", made,
+			    flags[i]);
+		vswap_try_pageout(ram, first, 64);
+		vswap_expect_pages(ram, first, 64, NEW + first);
+		close(fd);
+	}
+	vswap_expect_blocks(&self->m, "image", 0, ARRAY_SIZE(flags) * 64, NEW, false);
 }
 
 /* By sendfile(2) and copy_file_range(2), of which the kernel provides memory. */
