@@ -930,8 +930,8 @@ static ssize_t vswap_write_now(struct kiocb *iocb, struct iov_iter *from)
 		} else {
 			io->nr = vswap_find_pages(io, from, io->pos,
 						  VSWAP_IO_PAGES);
-			io->tracked = io->nr && vswap_is_on_disk(iocb) &&
-				      !vswap_leave_alone(io, false);
+			io->tracked = io->nr && !vswap_leave_alone(io, false) &&
+				      vswap_is_on_disk(iocb);
 			size = io->nr ? (size_t)io->nr << PAGE_SHIFT :
 			       vswap_untracked_size(io, from, io->pos);
 			ret = vswap_pin(io, from, size);
@@ -1022,12 +1022,180 @@ struct cgroup_subsys_state *vswap_get_blkcg(void)
 	return css;
 }
 
+/*
+ * Asynchronous direct requests of which nothing is to be tracked, and which change no
+ * block that has aliases, are made of the lower file by who submits them, and are
+ * asynchronous there as well.  So the block layer can merge those that are submitted
+ * together.  A worker only does what is to be done at the end.
+ */
+struct vswap_pass {
+	struct kiocb kiocb;
+	struct kiocb *orig;
+	struct work_struct work;
+	ssize_t ret;
+	bool write;
+	/* Who submits the request, and who ends it. */
+	refcount_t ref;
+	struct vswap_io io;
+};
+
+static void vswap_put_pass(struct vswap_pass *pass, unsigned int refs)
+{
+	if (!refcount_sub_and_test(refs, &pass->ref))
+		return;
+	fput(pass->io.lower);
+	kvfree(pass);
+}
+
+static void vswap_end_pass(struct vswap_pass *pass)
+{
+	struct vswap_io *io = &pass->io;
+
+	vswap_unpin(io, !pass->write);
+	if (pass->write) {
+		vswap_regions_end(io->image, vswap_first_block(io),
+				  vswap_last_block(io));
+		vswap_copy_size(file_inode(pass->orig->ki_filp), io->lower);
+	}
+	if (pass->ret > 0)
+		pass->orig->ki_pos += pass->ret;
+}
+
+static void vswap_pass_work(struct work_struct *work)
+{
+	struct vswap_pass *pass = container_of(work, struct vswap_pass, work);
+	struct kiocb *orig = pass->orig;
+	ssize_t ret = pass->ret;
+
+	vswap_end_pass(pass);
+	vswap_put_pass(pass, 1);
+	orig->ki_complete(orig, ret);
+}
+
+/* In any context. */
+static void vswap_pass_complete(struct kiocb *kiocb, long ret)
+{
+	struct vswap_pass *pass = container_of(kiocb, struct vswap_pass, kiocb);
+
+	if (pass->write)
+		kiocb_end_write(kiocb);
+	pass->ret = ret;
+	INIT_WORK(&pass->work, vswap_pass_work);
+	queue_work(vswap_wq, &pass->work);
+}
+
+/* Is there nothing to be tracked of the request, all of it? */
+static bool vswap_is_plain(struct vswap_io *io, const struct iov_iter *iter,
+			   size_t size, bool write)
+{
+	io->nr = vswap_find_pages(io, iter, io->pos, VSWAP_IO_PAGES);
+	if (!io->nr)
+		return vswap_untracked_size(io, iter, io->pos) == size;
+	return (size_t)io->nr << PAGE_SHIFT == size && vswap_leave_alone(io, !write);
+}
+
+/* None can be added between vswap_regions_begin() and the end. */
+static bool vswap_has_aliases(struct vswap_io *io)
+{
+	unsigned long key = vswap_first_block(io) >> VSWAP_REGION_SHIFT;
+
+	return xa_find(&io->image->heads, &key,
+		       vswap_last_block(io) >> VSWAP_REGION_SHIFT, XA_PRESENT);
+}
+
+/*
+ * Pin the memory of the request, which is advanced over, and keep its blocks from
+ * becoming aliases if it writes; or do nothing, if it cannot be passed on as it is.
+ */
+static bool vswap_prepare_pass(struct vswap_pass *pass, struct iov_iter *iter)
+{
+	size_t size = iov_iter_count(iter);
+	struct vswap_io *io = &pass->io;
+	bool ready;
+
+	ready = vswap_is_plain(io, iter, size, pass->write);
+	if (ready)
+		ready = !vswap_pin(io, iter, size) && io->size == size;
+	vswap_put_files(io);
+	if (ready && pass->write) {
+		vswap_regions_begin(io->image, vswap_first_block(io),
+				    vswap_last_block(io));
+		ready = !vswap_has_aliases(io);
+		if (!ready)
+			vswap_regions_end(io->image, vswap_first_block(io),
+					  vswap_last_block(io));
+	}
+	if (!ready) {
+		vswap_unpin(io, false);
+		iov_iter_revert(iter, io->size);
+	}
+	return ready;
+}
+
+/*
+ * Returns false, and nothing has happened, if a worker has to do the request; *@ret is
+ * what it returns otherwise.
+ */
+static bool vswap_pass_request(struct kiocb *iocb, struct iov_iter *iter, ssize_t *ret)
+{
+	struct file *lower = iocb->ki_filp->private_data;
+	bool nowait = iocb->ki_flags & IOCB_NOWAIT;
+	struct vswap_pass *pass;
+	struct iov_iter bvec;
+
+	if (!(iocb->ki_flags & IOCB_DIRECT) || (iocb->ki_flags & IOCB_APPEND) ||
+	    !user_backed_iter(iter) || !iov_iter_count(iter) ||
+	    iov_iter_count(iter) > VSWAP_IO_PAGES << PAGE_SHIFT ||
+	    (nowait && !(lower->f_mode & FMODE_NOWAIT)))
+		return false;
+	pass = kvzalloc(sizeof(*pass), nowait ? GFP_NOWAIT : GFP_KERNEL);
+	if (!pass)
+		return false;
+	refcount_set(&pass->ref, 2);
+	pass->orig = iocb;
+	pass->write = iov_iter_rw(iter) == WRITE;
+	pass->io.image = VSWAP_I(file_inode(iocb->ki_filp))->image;
+	pass->io.lower = get_file(lower);
+	pass->io.pos = iocb->ki_pos;
+	if (!vswap_prepare_pass(pass, iter)) {
+		vswap_put_pass(pass, 2);
+		return false;
+	}
+
+	vswap_merge_segments(&pass->io);
+	iov_iter_bvec(&bvec, pass->write ? ITER_SOURCE : ITER_DEST, pass->io.bvec,
+		      pass->io.nr_segments, pass->io.size);
+	vswap_init_kiocb(&pass->kiocb, &pass->io, iocb);
+	pass->kiocb.ki_flags |= iocb->ki_flags & IOCB_NOWAIT;
+	pass->kiocb.ki_complete = vswap_pass_complete;
+	if (pass->write)
+		*ret = vfs_iocb_iter_write(lower, &pass->kiocb, &bvec);
+	else
+		*ret = vfs_iocb_iter_read(lower, &pass->kiocb, &bvec);
+	if (*ret == -EIOCBQUEUED) {
+		vswap_put_pass(pass, 1);
+		return true;
+	}
+
+	pass->ret = *ret;
+	vswap_end_pass(pass);
+	/* A worker can wait. */
+	nowait = nowait && *ret == -EAGAIN;
+	if (nowait)
+		iov_iter_revert(iter, pass->io.size);
+	vswap_put_pass(pass, 2);
+	return !nowait;
+}
+
 static ssize_t vswap_queue_request(struct kiocb *iocb, struct iov_iter *iter)
 {
 	bool nowait = iocb->ki_flags & IOCB_NOWAIT;
 	gfp_t gfp = nowait ? GFP_NOWAIT : GFP_KERNEL;
 	struct vswap_request *request;
+	ssize_t ret;
 
+	if (vswap_pass_request(iocb, iter, &ret))
+		return ret;
 	request = kzalloc(sizeof(*request), gfp);
 	if (!request)
 		return nowait ? -EAGAIN : -ENOMEM;

@@ -3264,6 +3264,153 @@ VSWAP_TEST(ample)
 	expect_tracked(ram, self->image, false);
 }
 
+/* Requests to the disk of a file system so far. */
+static uint64_t disk_requests(const char *path, bool write)
+{
+	unsigned long reads, merged, sectors, ms, writes;
+	char name[128];
+	struct stat st;
+	FILE *f;
+
+	VSWAP_OK(stat(path, &st));
+	snprintf(name, sizeof(name), "/sys/dev/block/%u:%u/stat", major(st.st_dev),
+		 minor(st.st_dev));
+	f = fopen(name, "r");
+	TEST_ASSERT(f && fscanf(f, "%lu %lu %lu %lu %lu", &reads, &merged, &sectors,
+				&ms, &writes) == 5, "cannot read %s", name);
+	fclose(f);
+	return write ? writes : reads;
+}
+
+/* Eight at once, which are next to each other, of 64 pages of memory. */
+static void expect_merged(struct vswap_mount *m, int image, char *mem, bool write)
+{
+	struct iocb iocb[8], *list[8];
+	struct io_event events[8];
+	aio_context_t ctx;
+	uint64_t before;
+	unsigned int i;
+
+	for (i = 0; i < 8; i++) {
+		iocb[i] = (struct iocb) {
+			.aio_fildes = image,
+			.aio_offset = i * 8 * PAGE,
+			.aio_lio_opcode = write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+			.aio_buf = (uintptr_t)mem + i * 8 * PAGE,
+			.aio_nbytes = 8 * PAGE,
+		};
+		list[i] = &iocb[i];
+	}
+	VSWAP_OK(setup_aio(&ctx));
+	before = disk_requests(m->lower, write);
+	TEST_ASSERT_EQ(syscall(SYS_io_submit, ctx, 8, list), 8);
+	TEST_ASSERT_EQ(syscall(SYS_io_getevents, ctx, 8, 8, events, NULL), 8);
+	for (i = 0; i < 8; i++)
+		TEST_ASSERT_EQ(events[i].res, 8 * PAGE);
+	before = disk_requests(m->lower, write) - before;
+	TEST_ASSERT(before && before <= 4, "%lu %s for what is one request", before,
+		    write ? "writes" : "reads");
+	VSWAP_OK(syscall(SYS_io_destroy, ctx));
+}
+
+/*
+ * What is not to be tracked is passed on as it was submitted: it can be merged, it has
+ * ended when it is told to have, and it leaves nothing behind.
+ */
+VSWAP_TEST(ample_async)
+{
+	const char *name = getenv("VSWAP_DEVICE");
+	struct vswap_ram *ram = &self->ram;
+	char *buf = vswap_buffer(64);
+	struct kvm_vswap_stats before;
+	struct io_uring_sqe sqe;
+	struct dm_table good;
+	struct ring ring;
+	unsigned int i;
+	int fd;
+
+	set_always(false);
+	vswap_fill_pages(ram, 0, 64, NEW);
+	expect_merged(&self->m, self->image, ram->mem, false);
+	vswap_expect_states(ram, 0, 64, KVM_VSWAP_PAGE_RESIDENT);
+	vswap_expect_pages(ram, 0, 64, IMAGE);
+	vswap_fill_pages(ram, 0, 64, NEW);
+	before = vswap_stats(ram);
+	expect_merged(&self->m, self->image, ram->mem, true);
+	TEST_ASSERT_EQ(vswap_stats(ram).skipped_ample - before.skipped_ample, 64);
+	vswap_expect_pages(ram, 0, 64, NEW);
+	vswap_expect_blocks(&self->m, "image", 0, 64, NEW, false);
+
+	/* Memory that is none of a RAM file's is never tracked. */
+	set_always(true);
+	expect_merged(&self->m, self->image, buf, false);
+	for (i = 0; i < 64; i++)
+		vswap_expect_page(buf + i * PAGE, NEW + i);
+
+	/* A block that has an alias changes. */
+	read_aliases(ram, self->image, 0, 8, 0);
+	vswap_pageout(ram, 0, 4);
+	set_always(false);
+	vswap_fill_pages(ram, 64, 8, OTHER);
+	before = vswap_stats(ram);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, self->image, vswap_page(ram, 64),
+			      8 * PAGE, 0), 8 * PAGE);
+	TEST_ASSERT_EQ(vswap_stats(ram).broken_by_write - before.broken_by_write, 8);
+	vswap_expect_pages(ram, 0, 8, NEW);
+	vswap_expect_blocks(&self->m, "image", 0, 8, OTHER, false);
+
+	if (setup_ring(&ring)) {
+		sqe = (struct io_uring_sqe) {
+			.opcode = IORING_OP_READ,
+			.fd = self->image,
+			.off = 64 * PAGE,
+			.addr = (uintptr_t)vswap_page(ram, 64),
+			.len = 8 * PAGE,
+		};
+		queue_sqe(&ring, sqe);
+		expect_cqes(&ring, 1, 8 * PAGE);
+		vswap_expect_pages(ram, 64, 8, IMAGE + 64);
+		sqe.opcode = IORING_OP_WRITE;
+		sqe.off = 0;
+		queue_sqe(&ring, sqe);
+		expect_cqes(&ring, 1, 8 * PAGE);
+		vswap_expect_blocks(&self->m, "image", 0, 8, IMAGE + 64, false);
+	}
+
+	/* The end of the file, and what is beyond. */
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, self->image, ram->mem, 8 * PAGE,
+			      (2 * N - 4) * PAGE), 4 * PAGE);
+	vswap_expect_pages(ram, 0, 4, IMAGE + 2 * N - 4);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, self->image, ram->mem, 8 * PAGE,
+			      2 * N * PAGE), 0);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, self->image, ram->mem, 0, 0), 0);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, self->image, ram->mem, 0, 0), 0);
+	TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, self->image, ram->mem, PAGE,
+			      2 * N * PAGE), PAGE);
+	TEST_ASSERT_EQ(lseek(self->image, 0, SEEK_END), (2 * N + 1) * PAGE);
+
+	/* Errors; and nothing keeps pages or blocks from being tracked later. */
+	if (name) {
+		fd = open_disk(&self->m, name);
+		vswap_fill_pages(ram, 0, 8, NEW);
+		break_device(name, &good);
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PREAD, fd, vswap_page(ram, 64), 8 * PAGE,
+				      0), -EIO);
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, ram->mem, 8 * PAGE, 0),
+			       -EIO);
+		set_table(name, &good);
+		TEST_ASSERT_EQ(do_aio(IOCB_CMD_PWRITE, fd, ram->mem, 8 * PAGE, 0),
+			       8 * PAGE);
+		set_always(true);
+		read_aliases(ram, fd, 64, 8, 0);
+		vswap_expect_pages(ram, 64, 8, NEW);
+	}
+	set_always(true);
+	vswap_drain_lru();
+	read_aliases(ram, self->image, 0, 64, 64);
+	vswap_expect_pages(ram, 0, 64, IMAGE + 64);
+}
+
 /* The memory that there is, is that of the cgroup, and shared by its VMs. */
 VSWAP_TEST(ample_memcg)
 {
