@@ -739,6 +739,7 @@ static int viommu_create(struct kvm_device *dev, u32 type)
 	INIT_LIST_HEAD(&v->stale);
 	INIT_LIST_HEAD(&v->dying);
 	INIT_LIST_HEAD(&v->devices);
+	INIT_LIST_HEAD(&v->in_use);
 	xa_init(&v->domains);
 	dev->private = v;
 	return 0;

@@ -175,6 +175,8 @@ struct viommu_context {
 
 /* A domain of the guest with a device in it. */
 struct viommu_domain {
+	/* In kvm_viommu.in_use as long as devices are in it, or about to be. */
+	struct list_head node;
 	u16 did;
 	u8 width;
 	gpa_t tables;
@@ -320,6 +322,8 @@ struct kvm_viommu {
 	struct list_head devices;
 	/* Domains by guest domain id. */
 	struct xarray domains;
+	/* ... and those whose id another has got, but that devices are still in. */
+	struct list_head in_use;
 	struct viommu_shadow *shadow;
 	/* 4 KiB pages mapped in all domains. */
 	u64 nr_mapped;

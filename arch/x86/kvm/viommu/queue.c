@@ -119,6 +119,7 @@ static void viommu_put_domain(struct kvm_viommu *v, struct viommu_domain *d)
 	/* No device reaches what it maps.  That can be a lot. */
 	if (xa_load(&v->domains, d->did) == d)
 		xa_erase(&v->domains, d->did);
+	list_del(&d->node);
 	list_move_tail(&d->stale, &v->dying);
 }
 
@@ -202,6 +203,7 @@ static struct viommu_domain *viommu_get_domain(struct kvm_viommu *v,
 	if (ret)
 		goto err_shadow;
 
+	list_add_tail(&d->node, &v->in_use);
 	viommu_mark_stale(v, d, 0, U64_MAX);
 found:
 	d->round = v->round;

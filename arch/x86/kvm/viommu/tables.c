@@ -536,17 +536,16 @@ unlock:
 	return d->next > d->last;
 }
 
-/* Unmap memory that is no longer the guest's, wherever it is mapped. */
+/* Unmap memory that is no longer the guest's, wherever devices may reach it. */
 void viommu_unmap_gfns(struct kvm_viommu *v, gfn_t start, gfn_t end)
 {
 	struct viommu_shadow_leaf *leaf, *next;
 	struct viommu_domain *d;
-	unsigned long did;
 
 	lockdep_assert_held(&v->lock);
 
 	v->api->lock(v->shadow);
-	xa_for_each(&v->domains, did, d) {
+	list_for_each_entry(d, &v->in_use, node) {
 		for (leaf = v->api->first(d->shadow, 0); leaf; leaf = next) {
 			next = v->api->next(d->shadow, leaf);
 			if (leaf->cookie < end &&

@@ -2083,6 +2083,40 @@ SHADOW_TEST(silent_loop)
 	expect_not_stuck(s, true);
 }
 
+/*
+ * Memory goes while a device is in a domain that has lost its id to another, which
+ * takes forever to be brought up to date.
+ */
+SHADOW_TEST(memslot_of_former_domain)
+{
+	u64 *desc;
+
+	add_memory(s, VM_MEM_SRC_ANONYMOUS, MORE_SLOT, MORE, LARGE_PAGES, 0);
+	start(s);
+	map_pages(s, IOVA, MORE + PAGE, 1, VTD_SL_RW);
+	announce(s, IOVA, 0);
+	expect_pinned(s, 1 + BOUNCE_PAGES);
+
+	s->tables = viommu_alloc(&s->t, 1);
+	set_loop(s, true);
+	viommu_set_context(&s->t, SID, DID, s->tables, WIDTH);
+	desc = hva(s, s->t.sh->queue.base + s->t.sh->queue.tail);
+	desc[0] = VTD_QI_CONTEXT(VTD_GLOBAL);
+	desc[1] = 0;
+	serve(&s->t, SERVE_WRITE64, VTD_IQT, s->t.sh->queue.tail + 16);
+	/* A poll, or the write itself, has begun with it. */
+	VIOMMU_ASSERT_WAIT(viommu_stat(&s->t, "viommu_context_invalidations") > 1,
+			   "The context is not looked at");
+	expect_reach(s, IOVA, MORE + PAGE, VTD_SL_RW);
+
+	vm_mem_region_delete(s->t.vm, MORE_SLOT);
+	expect_nothing(s, IOVA);
+	expect_pinned(s, BOUNCE_PAGES);
+	TEST_ASSERT_EQ(host_pins() - s->pins, BOUNCE_PAGES);
+	TEST_ASSERT_EQ(__viommu_reset(s->t.fd), 0);
+	expect_pinned(s, 0);
+}
+
 /* -------------------------------------------------------------- neighbours */
 
 /* Invalidate as fast as possible. */
