@@ -314,6 +314,7 @@ struct kvm_viommu {
 	struct list_head stale;
 	/* Domains that lost their last device, to be taken apart. */
 	struct list_head dying;
+	unsigned int nr_dying;
 	/* The shadow has something to sync. */
 	bool unsynced;
 	/* There was no memory to attach a device: try again, see viommu_starve(). */

@@ -53,6 +53,15 @@
 #define QI_WAIT_ADDR		GENMASK_ULL(63, 2)
 #define QI_WAIT_HI_RSVD		GENMASK_ULL(1, 0)
 
+/*
+ * Domains that may be waiting to be taken apart before anything new is started.  Each
+ * takes memory and an id of the host's, and a guest can make them as fast as it likes.
+ */
+#define VIOMMU_MAX_DYING	16
+
+/* What it takes to destroy a domain that is empty, in units of work. */
+#define VIOMMU_DESTROY_COST	16
+
 /* Bring all that was unmapped since to the host's IOMMU. */
 static void viommu_sync_shadow(struct kvm_viommu *v)
 {
@@ -121,6 +130,7 @@ static void viommu_put_domain(struct kvm_viommu *v, struct viommu_domain *d)
 		xa_erase(&v->domains, d->did);
 	list_del(&d->node);
 	list_move_tail(&d->stale, &v->dying);
+	v->nr_dying++;
 }
 
 /* Take domains apart that have no device, within a budget. */
@@ -133,8 +143,10 @@ static void viommu_bury(struct kvm_viommu *v, unsigned int *budget)
 			return;
 
 		list_del(&d->stale);
+		v->nr_dying--;
 		v->api->domain_destroy(d->shadow);
 		kfree(d);
+		*budget -= min(*budget, VIOMMU_DESTROY_COST);
 	}
 }
 
@@ -721,13 +733,19 @@ bool viommu_has_work(struct kvm_viommu *v)
  */
 unsigned int viommu_process(struct kvm_viommu *v, unsigned int budget)
 {
-	unsigned int left = budget, todo;
+	unsigned int left, share, todo;
 	struct viommu_domain *d;
 
 	lockdep_assert_held(&v->lock);
 
 	if (READ_ONCE(v->nr_hw_faults))
 		viommu_record_hw_faults(v);
+
+	/* Some of it in any case: there may always be something else to do. */
+	share = budget / 4;
+	left = budget - share;
+	viommu_bury(v, &share);
+	left += share;
 
 	/* Two, as a mapping that is replaced takes both at once. */
 	while (left > 1) {
@@ -741,6 +759,11 @@ unsigned int viommu_process(struct kvm_viommu *v, unsigned int budget)
 			if (!viommu_sync_domain(v, d, &left))
 				break;
 			list_del_init(&d->stale);
+			continue;
+		}
+
+		if (v->nr_dying > VIOMMU_MAX_DYING) {
+			viommu_bury(v, &left);
 			continue;
 		}
 

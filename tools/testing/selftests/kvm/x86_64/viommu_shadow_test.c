@@ -2152,6 +2152,60 @@ static void guest_busy(void)
 	GUEST_DONE();
 }
 
+/*
+ * Never wait, and have the context entry at arg[0] name another domain each time: it
+ * is made, brought up to date, and left.
+ */
+static void guest_restless(void)
+{
+	struct viommu_shared *sh = GUEST_SHARED;
+	struct viommu_queue *q = &sh->queue;
+	u64 *ctx = (u64 *)sh->arg[0], did = 0;
+
+	guest_init();
+	WRITE_ONCE(sh->stage, 1);
+	while (!READ_ONCE(sh->stop)) {
+		did = (did + 1) & 0xffff;
+		WRITE_ONCE(ctx[1], VTD_CTX_AW(VTD_AW_48) | VTD_CTX_DID(did));
+		if (((q->tail + 16) & (q->size - 1)) != guest_read64(VTD_IQH))
+			guest_queue_add(VTD_QI_CONTEXT(VTD_GLOBAL), 0);
+		guest_queue_submit();
+		WRITE_ONCE(sh->count, sh->count + 1);
+	}
+	GUEST_DONE();
+}
+
+#define RESTLESS_PAGES	64ul
+/* Domains that are waiting to be taken apart, and one that is, and two in use. */
+#define RESTLESS_DOMAINS	(16 + 3)
+
+/* Domains that a guest has left do not pile up, though there is always work. */
+SHADOW_TEST(domains_left)
+{
+	u64 most = 0, n, i;
+
+	vcpu_arch_set_entry_point(s->t.vcpu, guest_restless);
+	shadow_unit(s, KVM_VIOMMU_TEARDOWN_STRICT, 1 << 20);
+	shadow_tables(s);
+	map_pages(s, IOVA, DATA, RESTLESS_PAGES, VTD_SL_RW);
+	s->t.sh->arg[0] = (*(u64 *)hva(s, s->t.root) & VTD_SL_ADDR) + 16 * SID;
+	viommu_thread_start(&s->t);
+	viommu_wait_stage(&s->t, 1);
+
+	n = viommu_stat(&s->t, "viommu_maps");
+	for (i = 0; i < FLOOD_S * 100; i++) {
+		usleep(10000);
+		most = max(most, pinned(s));
+	}
+	n = (viommu_stat(&s->t, "viommu_maps") - n) / RESTLESS_PAGES;
+	pr_info("# %lu domains were made, %lu pages were pinned at most\n", n, most);
+	TEST_ASSERT(n > 2 * RESTLESS_DOMAINS, "Only %lu domains were made", n);
+	TEST_ASSERT(most <= RESTLESS_DOMAINS * (RESTLESS_PAGES + BOUNCE_PAGES),
+		    "%lu pages were pinned", most);
+	WRITE_ONCE(s->t.sh->stop, 1);
+	TEST_ASSERT_EQ(viommu_thread_join(&s->t), VIOMMU_END_DONE);
+}
+
 /* The CPUs that the test may use. */
 static cpu_set_t allowed;
 
