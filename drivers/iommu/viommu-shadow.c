@@ -94,6 +94,13 @@
 #define SHADOW_ACCOUNT_AHEAD	32
 #define SHADOW_MAX_SPARE	64
 
+/*
+ * References that a page may have.  A pin of a small page is 1024 of them, and nothing
+ * else keeps a guest from mapping one page two million times, at which their number
+ * would overflow.
+ */
+#define SHADOW_MAX_REFS		(INT_MAX / 2)
+
 /* Of VT-d's capability registers, see shadow_last_iova(). */
 #define VTD_CAP_SAGAW		GENMASK_ULL(12, 8)
 #define VTD_CAP_MGAW		GENMASK_ULL(21, 16)
@@ -585,14 +592,21 @@ static int shadow_pin(unsigned long hva, unsigned long npages, unsigned int prot
 		      struct page **pages)
 {
 	unsigned int flags = FOLL_LONGTERM;
+	unsigned long i;
 	long pinned;
 
 	if (prot & VIOMMU_SHADOW_WRITE)
 		flags |= FOLL_WRITE;
 
 	pinned = pin_user_pages_fast(hva, npages, flags, pages);
-	if (pinned == npages)
-		return 0;
+	if (pinned == npages) {
+		for (i = 0; i < npages; i++) {
+			if (folio_ref_count(page_folio(pages[i])) > SHADOW_MAX_REFS)
+				break;
+		}
+		if (i == npages)
+			return 0;
+	}
 
 	if (pinned > 0)
 		unpin_user_pages(pages, pinned);

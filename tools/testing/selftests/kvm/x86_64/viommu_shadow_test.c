@@ -1433,6 +1433,38 @@ SHADOW_TEST(max_pages)
 	expect_pinned(s, limit);
 }
 
+/*
+ * One page, mapped as often as it can be: a pin is 1024 references, and half of those
+ * that there may be are the limit.
+ */
+SHADOW_TEST(page_mapped_often)
+{
+	const u64 limit = (1ul << 20) - 1, excess = 1;
+	u64 *dir, table, i;
+
+	shadow_start(s, KVM_VIOMMU_TEARDOWN_STRICT, 2 * limit);
+	dir = entry(s, IOVA, 2);
+	table = viommu_alloc(&s->t, 1);
+	for (i = 0; i < LARGE_PAGES; i++) {
+		dir[i] = table | VTD_SL_RW;
+		((u64 *)hva(s, table))[i] = (DATA + PAGE) | VTD_SL_RW;
+	}
+	/* All of 4 GiB. */
+	dir = entry(s, IOVA, 3);
+	for (i = 1; i < 4; i++)
+		dir[i] = dir[0];
+	serve_desc(&s->t, VTD_QI_IOTLB(VTD_DOMAIN) | VTD_QI_IOTLB_DID(DID), 0);
+	expect_pinned(s, limit + BOUNCE_PAGES);
+	TEST_ASSERT_EQ(viommu_stat(&s->t, "viommu_map_errors"), excess);
+	expect_works(s, IOVA, hva(s, DATA + PAGE), PAGE);
+	expect_fault(s, IOVA + limit * PAGE, true, VTD_FAULT_WRITE);
+
+	for (i = 0; i < 4; i++)
+		dir[i] = 0;
+	serve_desc(&s->t, VTD_QI_IOTLB(VTD_DOMAIN) | VTD_QI_IOTLB_DID(DID), 0);
+	expect_pinned(s, BOUNCE_PAGES);
+}
+
 /* --------------------------------------------------------------- no memory */
 
 static void expect_not_mapped(struct shadow *s, u64 gpa, u64 prot, bool large)
