@@ -580,26 +580,33 @@ static int shadow_account(struct viommu_shadow *vs, unsigned long npages)
 	ret = shadow_charge(vs, npages - spare + SHADOW_ACCOUNT_AHEAD);
 	if (ret == -ENOMEM)
 		ret = shadow_charge(vs, npages - spare);
-	if (ret != -ENOMEM || !vs->nr_waiting)
-		return ret;
-
-	shadow_tear_down(vs, UINT_MAX);
-	spare = vs->accounted - vs->pinned;
-	return spare >= npages ? 0 : shadow_charge(vs, npages - spare);
+	if (ret == -ENOMEM && vs->nr_waiting) {
+		shadow_tear_down(vs, UINT_MAX);
+		spare = vs->accounted - vs->pinned;
+		ret = spare >= npages ? 0 : shadow_charge(vs, npages - spare);
+	}
+	/* It does not help to try again, as it may with memory that there is not. */
+	return ret == -ENOMEM ? -ENOSPC : ret;
 }
 
 static int shadow_pin(unsigned long hva, unsigned long npages, unsigned int prot,
 		      struct page **pages)
 {
 	unsigned int flags = FOLL_LONGTERM;
-	unsigned long i;
-	long pinned;
+	unsigned long n, i;
+	long pinned = 0;
 
 	if (prot & VIOMMU_SHADOW_WRITE)
 		flags |= FOLL_WRITE;
 
-	pinned = pin_user_pages_fast(hva, npages, flags, pages);
-	if (pinned == npages) {
+	/* If it was some of them, ask for the others to find out why. */
+	for (n = 0; n < npages; n += pinned) {
+		pinned = pin_user_pages_fast(hva + n * PAGE_SIZE, npages - n, flags,
+					     pages + n);
+		if (pinned <= 0)
+			break;
+	}
+	if (n == npages) {
 		for (i = 0; i < npages; i++) {
 			if (folio_ref_count(page_folio(pages[i])) > SHADOW_MAX_REFS)
 				break;
@@ -608,8 +615,10 @@ static int shadow_pin(unsigned long hva, unsigned long npages, unsigned int prot
 			return 0;
 	}
 
-	if (pinned > 0)
-		unpin_user_pages(pages, pinned);
+	unpin_user_pages(pages, n);
+	/* A page could not be migrated to where it can be pinned: not now. */
+	if (pinned == -EBUSY)
+		return -ENOMEM;
 	return pinned < 0 ? pinned : -EFAULT;
 }
 
@@ -801,11 +810,11 @@ err_account:
 /*
  * Map memory at @hva of vs->mm, which has to be the current one.  It may sleep for as
  * long as it takes to fault the memory in.  Returns -EFAULT if there is no memory, or
- * none that is writable if @prot says so, or none that can be pinned; -ENOMEM also if
- * it would exceed RLIMIT_MEMLOCK; -ERANGE if the host's IOMMU cannot translate @iova;
- * -EEXIST if there is a live leaf, which is the owner's mistake.  In the optimistic
- * policy the pages are those that @cookie stood for when it was unmapped: call
- * sync(vs, true) when it stands for others.
+ * none that is writable if @prot says so, or none that can be pinned; -ENOSPC if it
+ * would exceed RLIMIT_MEMLOCK; -ENOMEM if it may work another time; -ERANGE if the
+ * host's IOMMU cannot translate @iova; -EEXIST if there is a live leaf, which is the
+ * owner's mistake.  In the optimistic policy the pages are those that @cookie stood
+ * for when it was unmapped: call sync(vs, true) when it stands for others.
  */
 static int shadow_map(struct viommu_shadow_domain *d, u64 iova, unsigned int order,
 		      unsigned long hva, unsigned int prot, u64 cookie)

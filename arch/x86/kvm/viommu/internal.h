@@ -317,7 +317,7 @@ struct kvm_viommu {
 	unsigned int nr_dying;
 	/* The shadow has something to sync. */
 	bool unsynced;
-	/* There was no memory to attach a device: try again, see viommu_starve(). */
+	/* There was no memory for what the guest wants: see viommu_starve(). */
 	bool starved;
 
 	struct list_head devices;
@@ -409,6 +409,7 @@ bool viommu_unmap_some(struct kvm_viommu *v, struct viommu_domain *d,
 /* queue.c */
 unsigned int viommu_process(struct kvm_viommu *v, unsigned int budget);
 bool viommu_has_work(struct kvm_viommu *v);
+void viommu_starve(struct kvm_viommu *v, int err);
 void viommu_detach_device(struct kvm_viommu *v, struct viommu_device *dev);
 void viommu_detach_all(struct kvm_viommu *v);
 void viommu_block_all(struct kvm_viommu *v);

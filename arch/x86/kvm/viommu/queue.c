@@ -165,11 +165,12 @@ void viommu_bury_all(struct kvm_viommu *v)
 }
 
 /*
- * A device could not be attached, for this reason, and is blocked.  If there was no
- * memory, contexts are looked at again with the next invalidation: the guest, which
- * has done nothing wrong, does not know that it should ask for that.
+ * A device could not be attached, and is blocked, or a page not be mapped, for this
+ * reason.  If there was no memory, contexts and tables are looked at again with the
+ * next invalidation: the guest, which has done nothing wrong, does not know that it
+ * should ask for that.
  */
-static void viommu_starve(struct kvm_viommu *v, int err)
+void viommu_starve(struct kvm_viommu *v, int err)
 {
 	if (err == -ENOMEM)
 		v->starved = true;
@@ -375,6 +376,13 @@ void viommu_abort(struct kvm_viommu *v)
 	bitmap_zero(v->todo, VIOMMU_NR_TODO);
 }
 
+/* After the invalidation that begins, and before a wait descriptor. */
+static void viommu_retry_starved(struct kvm_viommu *v)
+{
+	if (v->starved)
+		__set_bit(VIOMMU_TODO_RESYNC, v->todo);
+}
+
 /*
  * Start an invalidation of context entries.  Which ones is not looked at: it may
  * be more than what was asked for, and devices are few.
@@ -404,6 +412,8 @@ static void viommu_invalidate_contexts(struct kvm_viommu *v,
 	/* One device, or several functions of one: those are all devices. */
 	viommu_note(v, sid, did, 0, U64_MAX, granularity == VTD_DEVICE && !fm ?
 		    KVM_VIOMMU_INV_DEVICE : 0);
+	/* It is not of translations. */
+	viommu_retry_starved(v);
 	viommu_start_contexts(v, source);
 }
 
@@ -418,9 +428,7 @@ static void viommu_invalidate_iotlb(struct kvm_viommu *v, enum viommu_source sou
 	++v->kvm->stat.viommu_iotlb_invalidations;
 	v->source = source;
 	v->contexts = false;
-	/* When this one has been carried out, and before a wait descriptor. */
-	if (v->starved)
-		__set_bit(VIOMMU_TODO_RESYNC, v->todo);
+	viommu_retry_starved(v);
 
 	switch (granularity) {
 	case VTD_PAGES:

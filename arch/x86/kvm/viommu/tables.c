@@ -353,6 +353,7 @@ static void viommu_map_leaf(struct kvm_viommu *v, struct viommu_domain *d,
 
 fault:
 	trace_kvm_viommu_map(d->did, iova, l->gfn, l->order, l->prot, ret);
+	viommu_starve(v, ret);
 	viommu_domain_fault(v, d, iova, write,
 			    write ? VTD_FAULT_WRITE : VTD_FAULT_READ);
 }

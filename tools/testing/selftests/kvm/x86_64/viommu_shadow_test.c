@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <linux/capability.h>
@@ -1546,6 +1547,82 @@ SHADOW_TEST(inaccessible_memory)
 	expect_pinned(s, 3 + BOUNCE_PAGES);
 }
 
+static int write_state(int block, const char *state)
+{
+	char path[64];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%d/state", block);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -1;
+	ret = write(fd, state, strlen(state)) < 0 ? -1 : 0;
+	close(fd);
+	return ret;
+}
+
+/* Make some memory movable: user space gets it first, and it is not to be pinned. */
+static int make_movable_memory(void)
+{
+	int block;
+
+	for (block = 255; block > 0; block--) {
+		if (write_state(block, "offline"))
+			continue;
+		if (!write_state(block, "online_movable"))
+			return block;
+		write_state(block, "online");
+	}
+	return -1;
+}
+
+/*
+ * Memory that cannot be pinned for the time being: it has to be migrated before, which
+ * the reference of a pipe prevents.  The guest asks for it once.
+ */
+SHADOW_TEST(memory_busy)
+{
+	u64 errors = viommu_stat(&s->t, "viommu_map_errors"), more, i;
+	int block = make_movable_memory(), fds[2];
+	struct iovec iov = { .iov_len = PAGE };
+
+	if (block < 0) {
+		pr_info("# No block of memory can be made movable\n");
+		return;
+	}
+	add_memory(s, VM_MEM_SRC_ANONYMOUS, MORE_SLOT, MORE, LARGE_PAGES, 0);
+	start(s);
+	TEST_ASSERT(!pipe(fds), "pipe()");
+	iov.iov_base = hva(s, MORE);
+	fill(iov.iov_base, PAGE);
+	TEST_ASSERT(vmsplice(fds[1], &iov, 1, 0) == PAGE, "vmsplice(): %s",
+		    strerror(errno));
+
+	for (i = 0; i < 2; i++) {
+		map_pages(s, IOVA + i * PAGE, MORE, 1, VTD_SL_RW);
+		if (i)
+			serve_contexts(&s->t);
+		else
+			announce(s, IOVA, 0);
+		more = viommu_stat(&s->t, "viommu_map_errors");
+		TEST_ASSERT(more > errors, "No mapping failed");
+		errors = more;
+		expect_nothing(s, IOVA + i * PAGE);
+	}
+	expect_fault(s, IOVA, true, VTD_FAULT_WRITE);
+	close(fds[0]);
+	close(fds[1]);
+	announce(s, BOUNCE, 0);
+	expect_same(s, IOVA, 2);
+	expect_pinned(s, 2 + BOUNCE_PAGES);
+	expect_works(s, IOVA, hva(s, MORE), PAGE);
+	expect_no_fault(s);
+	TEST_ASSERT_EQ(viommu_stat(&s->t, "viommu_map_errors"), errors);
+	vm_mem_region_delete(s->t.vm, MORE_SLOT);
+	if (!write_state(block, "offline"))
+		write_state(block, "online");
+}
+
 /* ---------------------------------------------------------------- memslots */
 
 static void memslot_deleted(struct shadow *s, u64 teardown)
@@ -2696,7 +2773,8 @@ FAIL_TEST(map)
 		else
 			expect_no_fault(s);
 
-		announce(s, iova, 10);
+		/* The guest has asked for it once, and does something else. */
+		announce(s, BOUNCE, 0);
 		expect_same(s, iova, 2 * LARGE_PAGES);
 		expect_no_fault(s);
 		unmap_pages(s, iova, FAIL_PAGES);
