@@ -293,8 +293,9 @@ static bool sidecore_task(void *data)
 {
 	bool ran = sidecore_run(data);
 
+	/* As long as there is something to poll it does not sleep. */
 	if (ran)
-		cond_resched();
+		cond_resched_tasks_rcu_qs();
 	return ran;
 }
 

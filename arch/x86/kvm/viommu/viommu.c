@@ -17,6 +17,7 @@
 #include <linux/kvm_host.h>
 #include <linux/memcontrol.h>
 #include <linux/moduleparam.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -104,7 +105,7 @@ EXPORT_SYMBOL_GPL(kvm_viommu_key);
 /* Look at all registers, not just IQT, each so many polls. */
 #define VIOMMU_SCAN_POLLS	32
 
-/* Units of work that a vCPU does before it looks around, and how often it does. */
+/* Units of work that a vCPU or worker does before it looks around, and how often. */
 #define VIOMMU_VCPU_BUDGET	256
 #define VIOMMU_VCPU_ROUNDS	64
 
@@ -225,8 +226,8 @@ static void viommu_work(struct work_struct *work)
 	struct kvm_viommu *v = container_of(work, struct kvm_viommu, work);
 	struct mm_struct *mm = v->kvm->mm;
 	struct mem_cgroup *memcg, *old;
+	int idx, rounds = VIOMMU_VCPU_ROUNDS;
 	bool again;
-	int idx;
 
 	/* The process is exiting, and the unit with it. */
 	if (!mmget_not_zero(mm))
@@ -240,9 +241,14 @@ static void viommu_work(struct work_struct *work)
 		mutex_lock(&v->lock);
 		again = !v->dead && viommu_process(v, VIOMMU_VCPU_BUDGET) &&
 			viommu_has_work(v);
+		/* A guest can have work without end; let others of the queue run. */
+		if (again && !--rounds) {
+			viommu_kick(v);
+			again = false;
+		}
 		mutex_unlock(&v->lock);
 		srcu_read_unlock(&v->kvm->srcu, idx);
-		cond_resched();
+		cond_resched_tasks_rcu_qs();
 	} while (again);
 	set_active_memcg(old);
 	mem_cgroup_put(memcg);
