@@ -83,6 +83,9 @@
 /* All reserved bits but one: no command looks like that. */
 #define VTD_GCMD_NONE		BIT(0)
 
+/* For how long software waits for a command, at most; Linux panics then. */
+#define VTD_GCMD_TIMEOUT	(10 * HZ)
+
 #define VTD_RTADDR_TTM		GENMASK_ULL(11, 10)
 
 #define VTD_CCMD_ICC		BIT_ULL(63)
@@ -298,6 +301,9 @@ struct kvm_viommu {
 	u8 regs[VTD_REGS_SIZE] __aligned(8);
 	/* RTADDR as of the last GCMD.SRTP. */
 	u64 root;
+	/* Whoever did that may be waiting for RTPS still, which was set then. */
+	bool root_unseen;
+	unsigned long root_set;
 	/* The fault recording register to be used next, if it is free. */
 	unsigned int next_frcd;
 	/* What GSTS.TES is going to be. */

@@ -480,6 +480,7 @@ static void viommu_complete(struct kvm_viommu *v)
 	case VIOMMU_BY_SRTP:
 		viommu_go_trapped(v);
 		viommu_set32(v, VTD_GSTS, vtd_reg32(v, VTD_GSTS) | VTD_GSTS_RTPS);
+		v->root_set = jiffies;
 		break;
 	case VIOMMU_BY_CCMD:
 		/* What was done is what was asked for. */

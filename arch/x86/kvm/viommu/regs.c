@@ -25,6 +25,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bitfield.h>
+#include <linux/jiffies.h>
 #include <linux/kvm_host.h>
 
 #include "internal.h"
@@ -50,7 +51,7 @@ static void *viommu_shared(struct kvm_viommu *v, unsigned int reg)
  * it at once when a guest asks for another one in direct mode.  The guest, which
  * waits for it, would go on too early, and might write GCMD again before that was
  * polled.  So do not show it then, until it is a fact, and the unit leaves direct
- * mode for that.
+ * mode for that, and stays out of it until the guest has seen it.
  */
 static u32 viommu_shown_gsts(struct kvm_viommu *v)
 {
@@ -100,7 +101,9 @@ static void gcmd_written(struct kvm_viommu *v, u64 val, u64 mask)
 	if (!(v->ecap & VTD_ECAP_QI))
 		cmd &= ~VTD_GCMD_QIE;
 
-	if (cmd & VTD_GCMD_SRTP) {
+	/* Software that gives another command has seen that the last is complete. */
+	v->root_unseen = cmd & VTD_GCMD_SRTP;
+	if (v->root_unseen) {
 		viommu_set32(v, VTD_GSTS, gsts & ~VTD_GSTS_RTPS);
 		__set_bit(VIOMMU_TODO_SRTP, v->todo);
 	}
@@ -371,6 +374,17 @@ bool viommu_scan_tail(struct kvm_viommu *v)
 }
 
 /*
+ * Can it be that a vCPU is waiting for RTPS, which is not shown in direct mode?  Reads
+ * do not exit, so all that is known is that nobody waits any more when the next command
+ * is given, or after a long time.
+ */
+static bool viommu_root_unseen(struct kvm_viommu *v)
+{
+	return v->root_unseen && (v->source == VIOMMU_BY_SRTP ||
+				  time_before(jiffies, v->root_set + VTD_GCMD_TIMEOUT));
+}
+
+/*
  * Can writes be polled for?  Not while there is anything that the guest clears by
  * writing 1, which the shared page has already, and only once the guest has
  * finished setting up.
@@ -384,7 +398,7 @@ bool viommu_can_be_direct(struct kvm_viommu *v)
 	return (vtd_reg32(v, VTD_GSTS) & on) == on &&
 	       !(vtd_reg32(v, VTD_FSTS) & VTD_FSTS_EVENTS) &&
 	       !(vtd_reg32(v, VTD_ICS) & VTD_ICS_IWC) &&
-	       bitmap_empty(v->todo, VIOMMU_NR_TODO);
+	       bitmap_empty(v->todo, VIOMMU_NR_TODO) && !viommu_root_unseen(v);
 }
 
 /* The state after power-on. */
@@ -395,6 +409,7 @@ void viommu_reset(struct kvm_viommu *v)
 	BUILD_BUG_ON(VTD_REGS_SIZE > PAGE_SIZE);
 
 	v->next_frcd = 0;
+	v->root_unseen = false;
 	memset(v->regs, 0, sizeof(v->regs));
 	memset(v->shared, 0, PAGE_SIZE);
 

@@ -173,8 +173,8 @@ void viommu_go_trapped(struct kvm_viommu *v)
 
 /*
  * A guest that writes often gets polled, if there is somebody to do it.  That begins
- * with a write of IQT: whoever writes it is not waiting for GSTS.RTPS, which is about
- * to disappear, see viommu_shown_gsts().
+ * with a write of IQT: other registers are those of a guest that sets up its unit, or
+ * has a fault to deal with.
  */
 static void viommu_count_trap(struct kvm_viommu *v, unsigned int reg)
 {

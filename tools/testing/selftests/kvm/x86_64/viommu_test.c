@@ -1163,6 +1163,33 @@ VIOMMU_MODE_TEST(commands)
 	mode_check(t, worker, 1);
 }
 
+/* RTPS is there until who waited for it has gone on, however busy others are. */
+static void root_seen_guest(void)
+{
+	int i;
+
+	guest_init();
+	for (i = 0; i < 5; i++) {
+		guest_get_busy();
+		guest_set_root(GUEST_SHARED->root);
+		guest_get_busy();
+		__GUEST_ASSERT(guest_read32(VTD_GSTS) == GSTS_ALL, "Status 0x%x",
+			       guest_read32(VTD_GSTS));
+		guest_enable_translation();
+		guest_get_busy();
+		__GUEST_ASSERT((guest_read32(VTD_GSTS) | VTD_GSTS_RTPS) == GSTS_ALL,
+			       "Status 0x%x", guest_read32(VTD_GSTS));
+	}
+	GUEST_DONE();
+}
+
+VIOMMU_MODE_TEST(root_seen)
+{
+	mode_create(t, worker, root_seen_guest);
+	viommu_run_to(t, VIOMMU_END_DONE);
+	mode_check(t, worker, 5);
+}
+
 static void roots_guest(void)
 {
 	struct viommu_shared *sh = GUEST_SHARED;
@@ -1173,6 +1200,8 @@ static void roots_guest(void)
 		guest_get_busy();
 		guest_set_root(sh->arg[i & 1]);
 		GUEST_SYNC(i);
+		/* Else the unit does not know that this has been seen. */
+		guest_enable_translation();
 	}
 }
 
