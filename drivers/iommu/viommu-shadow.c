@@ -101,6 +101,14 @@
  */
 #define SHADOW_MAX_REFS		(INT_MAX / 2)
 
+/*
+ * Intel's driver frees a page table if all that it is for is unmapped at once, and
+ * leaves are smaller.  So tables that became empty are remembered, and dropped if there
+ * are many: of 64 blocks of 2 MiB in each domain.
+ */
+#define SHADOW_BLOCK_SHIFT	21
+#define SHADOW_EMPTY_BLOCKS	64
+
 /* Of VT-d's capability registers, see shadow_last_iova(). */
 #define VTD_CAP_SAGAW		GENMASK_ULL(12, 8)
 #define VTD_CAP_MGAW		GENMASK_ULL(21, 16)
@@ -161,6 +169,8 @@ struct viommu_shadow_domain {
 	int prot;
 	/* DMA is coherent whatever the device asks for; KVM may rely on it. */
 	bool enforced_coherent;
+	/* The driver frees tables of what is unmapped at once. */
+	bool frees_tables;
 	/* A device could not be detached: must not be freed. */
 	bool stuck;
 	/* That all of its IOMMUs can translate. */
@@ -176,6 +186,9 @@ struct viommu_shadow_domain {
 	struct iommu_iotlb_gather gather;
 	unsigned long dirty_first;
 	unsigned long dirty_last;
+
+	/* Blocks, plus 1, in which nothing is mapped, but that may have a table. */
+	u64 empty[SHADOW_EMPTY_BLOCKS];
 };
 
 struct viommu_shadow_device {
@@ -192,6 +205,8 @@ struct viommu_shadow_device {
 	struct iommu_domain *original;
 	struct iommu_domain *blocking;
 	u64 last_iova;
+	/* Behind an Intel IOMMU. */
+	bool is_vtd;
 
 	/* Protected by viommu_shadow.lock. */
 	struct list_head node;
@@ -272,6 +287,110 @@ static void shadow_trim_account(struct viommu_shadow *vs)
  * The queue
  */
 
+static struct viommu_shadow_leaf *shadow_find(struct viommu_shadow_domain *d, u64 iova);
+static struct viommu_shadow_leaf *shadow_after(struct viommu_shadow_leaf *leaf);
+
+/* Something has been taken out of the I/O page tables. */
+static void shadow_mark_dirty(struct viommu_shadow_domain *d, u64 first, u64 last)
+{
+	if (list_empty(&d->dirty)) {
+		list_add_tail(&d->dirty, &d->vs->dirty);
+		d->dirty_first = first;
+		d->dirty_last = last;
+	} else {
+		d->dirty_first = min_t(unsigned long, d->dirty_first, first);
+		d->dirty_last = max_t(unsigned long, d->dirty_last, last);
+	}
+}
+
+/* Is there a leaf in [@first, @last], beginning with @leaf, that is not cleared? */
+static bool shadow_is_used(struct viommu_shadow_domain *d,
+			   struct viommu_shadow_leaf *leaf, u64 last)
+{
+	for (; leaf && leaf->iova <= last; leaf = shadow_after(leaf)) {
+		if (!leaf->waiting || !d->vs->queue[leaf->waiting - 1].cleared)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Drop the tables of a range that is mapped nowhere.  They are freed when the domain is
+ * flushed.  That has to be soon: until then the IOMMU may know the old ones, and what
+ * is mapped there not be effective.
+ *
+ * The table above must exist.  Else Intel's driver unmaps as much as that is for.
+ */
+static void shadow_drop_tables(struct viommu_shadow_domain *d, u64 first, u64 size)
+{
+	d->gather.queued = true;
+	iommu_unmap_fast(d->domain, first, size, &d->gather);
+	if (list_empty(&d->gather.freelist))
+		return;
+
+	shadow_mark_dirty(d, first, first + size - 1);
+	d->vs->stale = true;
+}
+
+/* Drop the tables of a block that is among the empty ones, or was until now. */
+static void shadow_drop_block(struct viommu_shadow_domain *d, u64 block)
+{
+	const unsigned int shift = 30 - SHADOW_BLOCK_SHIFT;
+	u64 first = block << SHADOW_BLOCK_SHIFT;
+	unsigned int i;
+
+	if (shadow_is_used(d, shadow_find(d, first), first + SZ_2M - 1))
+		return;
+
+	first = round_down(first, SZ_1G);
+	if (shadow_is_used(d, shadow_find(d, first), first + SZ_1G - 1)) {
+		shadow_drop_tables(d, block << SHADOW_BLOCK_SHIFT, SZ_2M);
+		return;
+	}
+
+	/* That includes the table that those of these blocks are in. */
+	for (i = 0; i < SHADOW_EMPTY_BLOCKS; i++) {
+		if (d->empty[i] && (d->empty[i] - 1) >> shift == block >> shift)
+			d->empty[i] = 0;
+	}
+	shadow_drop_tables(d, first, SZ_1G);
+}
+
+/* @leaf was cleared.  If it was the last one of its block, remember the block. */
+static void shadow_note_empty(struct viommu_shadow_domain *d,
+			      struct viommu_shadow_leaf *leaf)
+{
+	u64 block = leaf->iova >> SHADOW_BLOCK_SHIFT, *slot, old;
+	u64 first = block << SHADOW_BLOCK_SHIFT, last = first + SZ_2M - 1;
+
+	/* Its successor first, as leaves often go in that order. */
+	if (!d->frees_tables || shadow_is_used(d, shadow_after(leaf), last) ||
+	    shadow_is_used(d, shadow_find(d, first), last))
+		return;
+
+	slot = &d->empty[block % SHADOW_EMPTY_BLOCKS];
+	old = *slot;
+	*slot = block + 1;
+	if (old && old != block + 1)
+		shadow_drop_block(d, old - 1);
+}
+
+/*
+ * Drop the table of a block that is going to be a large page.  Intel's driver would do
+ * that itself, but free it before the IOMMU has forgotten about it.
+ */
+static void shadow_forget_empty(struct viommu_shadow_domain *d, u64 iova)
+{
+	u64 block = iova >> SHADOW_BLOCK_SHIFT;
+	u64 *slot = &d->empty[block % SHADOW_EMPTY_BLOCKS];
+
+	if (*slot != block + 1)
+		return;
+
+	*slot = 0;
+	shadow_drop_tables(d, iova, SZ_2M);
+}
+
 /*
  * Take a leaf out of the I/O page tables.  Devices may reach it until its domain is
  * flushed.
@@ -295,16 +414,8 @@ static void shadow_clear(struct viommu_shadow *vs, struct shadow_waiter *w)
 	unmapped = iommu_unmap_fast(d->domain, leaf->iova, size, &d->gather);
 	WARN_ON_ONCE(unmapped != size);
 	w->cleared = true;
-
-	if (list_empty(&d->dirty)) {
-		list_add_tail(&d->dirty, &vs->dirty);
-		d->dirty_first = leaf->iova;
-		d->dirty_last = shadow_leaf_last(leaf);
-	} else {
-		d->dirty_first = min_t(unsigned long, d->dirty_first, leaf->iova);
-		d->dirty_last = max_t(unsigned long, d->dirty_last,
-				      shadow_leaf_last(leaf));
-	}
+	shadow_mark_dirty(d, leaf->iova, shadow_leaf_last(leaf));
+	shadow_note_empty(d, leaf);
 }
 
 /*
@@ -775,6 +886,8 @@ static int __shadow_map(struct viommu_shadow_domain *d, u64 iova, unsigned int o
 
 	if (vs->nr_waiting)
 		shadow_clear_range(d, iova, last);
+	if (order)
+		shadow_forget_empty(d, iova);
 	ret = shadow_map_pages(d, iova, prot, pages, npages);
 	if (ret)
 		goto err_pin;
@@ -926,9 +1039,9 @@ static struct iommu_domain *shadow_alloc_domain(struct viommu_shadow_device *sd)
  * for whom it allocates a domain, and says what it could be at most; see how
  * prepare_domain_attach_device() of it finds out.  AMD's translates all.
  */
-static u64 shadow_last_iova(struct device *dev, struct iommu_domain *domain)
+static u64 shadow_last_iova(struct viommu_shadow_device *sd, struct iommu_domain *domain)
 {
-	const struct iommu_ops *ops = dev->iommu->iommu_dev->ops;
+	const struct iommu_ops *ops = sd->dev->iommu->iommu_dev->ops;
 	/* So that the size of any range fits. */
 	u64 last = min_t(u64, domain->geometry.aperture_end, S64_MAX);
 	struct iommu_hw_info_vtd *vtd;
@@ -938,11 +1051,12 @@ static u64 shadow_last_iova(struct device *dev, struct iommu_domain *domain)
 	if (!ops->hw_info)
 		return last;
 
-	vtd = ops->hw_info(dev, &length, &type);
+	vtd = ops->hw_info(sd->dev, &length, &type);
 	if (IS_ERR(vtd))
 		return last;
 
-	if (type == IOMMU_HW_INFO_TYPE_INTEL_VTD) {
+	sd->is_vtd = type == IOMMU_HW_INFO_TYPE_INTEL_VTD;
+	if (sd->is_vtd) {
 		/* MGAW, but no more than page tables of the most levels cover. */
 		width = FIELD_GET(VTD_CAP_MGAW, vtd->cap_reg) + 1;
 		levels = fls(FIELD_GET(VTD_CAP_SAGAW, vtd->cap_reg)) + 1;
@@ -1089,6 +1203,7 @@ shadow_domain_create(struct viommu_shadow_device *sd)
 		d->prot = IOMMU_CACHE;
 
 	d->vs = vs;
+	d->frees_tables = sd->is_vtd;
 	d->last_iova = sd->last_iova;
 	d->leaves = RB_ROOT;
 	INIT_LIST_HEAD(&d->devices);
@@ -1361,7 +1476,7 @@ static int shadow_init_device(struct viommu_shadow_device *sd)
 		goto err_list;
 	}
 
-	sd->last_iova = shadow_last_iova(sd->dev, sd->blocking);
+	sd->last_iova = shadow_last_iova(sd, sd->blocking);
 	return 0;
 
 err_list:

@@ -1466,6 +1466,113 @@ SHADOW_TEST(page_mapped_often)
 	expect_pinned(s, BOUNCE_PAGES);
 }
 
+/* Pages of I/O page tables, of all domains of the host. */
+static s64 iommu_pages(void)
+{
+	unsigned long pages = 0;
+	bool found = false;
+	char line[128];
+	FILE *f;
+
+	/* As for host_pins(). */
+	f = fopen("/proc/sys/vm/stat_refresh", "w");
+	TEST_ASSERT(f, "/proc/sys/vm/stat_refresh");
+	fputs("1\n", f);
+	fclose(f);
+
+	f = fopen("/proc/vmstat", "r");
+	TEST_ASSERT(f, "/proc/vmstat");
+	while (fgets(line, sizeof(line), f))
+		found |= sscanf(line, "nr_iommu_pages %lu", &pages) == 1;
+	fclose(f);
+	TEST_ASSERT(found, "There is no nr_iommu_pages in /proc/vmstat");
+	return pages;
+}
+
+#define SWEEP		300ul
+/* Tables that may be left: of 64 blocks, and those above. */
+#define SWEEP_LEFT	(64 + 8)
+
+/* Move one page through many tables, beside others that stay. */
+static void sweep(struct shadow *s, unsigned int level)
+{
+	const u64 size = PAGE << 9 * (level - 1);
+	u64 tables[3], iova, i, l;
+	s64 before, most = 0;
+
+	for (l = 1; l < level; l++) {
+		tables[l] = viommu_alloc(&s->t, 1);
+		*(u64 *)hva(s, tables[l]) = VTD_SL_RW | (l == 1 ? DATA + PAGE :
+								  tables[l - 1]);
+	}
+	for (i = 0; i < SWEEP; i += 100)
+		map_pages(s, IOVA + i * size + 2 * PAGE, DATA + 2 * PAGE, 1, VTD_SL_RW);
+	serve_iotlb(&s->t);
+	before = iommu_pages();
+	for (i = 0; i < SWEEP; i++) {
+		iova = IOVA + i * size;
+		if (i % 100)
+			*entry(s, iova, level) = tables[level - 1] | VTD_SL_RW;
+		else
+			map_pages(s, iova, DATA + PAGE, 1, VTD_SL_RW);
+		announce(s, iova, 0);
+		expect_reach(s, iova, DATA + PAGE, VTD_SL_RW);
+		if (i == SWEEP / 2)
+			expect_works(s, iova, hva(s, DATA + PAGE), PAGE);
+		if (i % 100)
+			*entry(s, iova, level) = 0;
+		else
+			unmap_pages(s, iova, 1);
+		announce(s, iova, 0);
+		if (i % 10 == 0)
+			most = max(most, iommu_pages() - before);
+	}
+	pr_info("# %ld pages of tables at most for %lu\n", most, SWEEP);
+	TEST_ASSERT(most <= SWEEP_LEFT, "%ld pages of tables are left", most);
+	for (i = 0; i < SWEEP; i += 300)
+		expect_works(s, IOVA + i * size + 2 * PAGE, hva(s, DATA + 2 * PAGE),
+			     PAGE);
+}
+
+static void sweeps(struct shadow *s, u64 teardown)
+{
+	const u64 last = IOVA + (SWEEP - 1) * LARGE;
+	u64 i;
+
+	shadow_start(s, teardown, 0);
+	if (access("/sys/class/iommu/dmar0", F_OK)) {
+		pr_info("# Not an Intel IOMMU: it keeps tables\n");
+		return;
+	}
+	sweep(s, 2);
+	/* Where tables may be left a large page is mapped, and small ones again. */
+	for (i = 0; i < 3; i++) {
+		*entry(s, last, 2) = (DATA + LARGE) | VTD_SL_RW | VTD_SL_PS;
+		announce(s, last, 9);
+		expect_same(s, last, LARGE_PAGES);
+		expect_works(s, last + 3 * PAGE, hva(s, DATA + LARGE + 3 * PAGE), PAGE);
+		*entry(s, last, 2) = 0;
+		map_pages(s, last + 3 * PAGE, DATA + PAGE, 1, VTD_SL_RW);
+		announce(s, last, 9);
+		expect_works(s, last + 3 * PAGE, hva(s, DATA + PAGE), PAGE);
+		unmap_pages(s, last + 3 * PAGE, 1);
+		announce(s, last, 9);
+	}
+	expect_no_write(s, last + 3 * PAGE, hva(s, DATA + LARGE + 3 * PAGE), PAGE);
+	/* And tables of these tables. */
+	sweep(s, 3);
+}
+
+SHADOW_TEST(host_tables)
+{
+	sweeps(s, KVM_VIOMMU_TEARDOWN_STRICT);
+}
+
+SHADOW_TEST(host_tables_deferred)
+{
+	sweeps(s, KVM_VIOMMU_TEARDOWN_DEFERRED);
+}
+
 /* --------------------------------------------------------------- no memory */
 
 static void expect_not_mapped(struct shadow *s, u64 gpa, u64 prot, bool large)
