@@ -80,7 +80,7 @@ struct viommu_shadow_ops {
 	/*
 	 * The host's IOMMU blocked an access of a device.  Not all IOMMU
 	 * drivers tell.  Called in atomic context, possibly at any time between
-	 * viommu_shadow_add_device() and the end of viommu_shadow_del_device().
+	 * the call of add_device() and the end of del_device(), see below.
 	 */
 	void (*fault)(void *owner, void *device, u64 iova, bool write);
 };

@@ -5,8 +5,8 @@
  *
  * See "DMA Remapping" in the VT-d spec, legacy mode.  Tables are guest memory: each
  * entry is read once, and the result does not change while it is used.  A table
- * that refers to itself is just a table; what it can cost is bounded, as the work
- * is done in steps, and pages that may be mapped are limited.
+ * that refers to itself is just a table: it can cost work without end, which is done
+ * in steps, but not more memory, as pages that may be mapped are limited.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -520,18 +520,12 @@ bool viommu_sync_domain(struct kvm_viommu *v, struct viommu_domain *d,
 
 	lockdep_assert_held(&v->lock);
 
+	d->last = min(d->last, limit);
 	v->api->lock(v->shadow);
-	if (d->last > limit) {
-		/* What is there is from when the domain was wider. */
-		if (viommu_unmap_range(v, d, limit + 1, U64_MAX, budget))
-			goto unlock;
-		d->last = limit;
-	}
 	while (d->next <= d->last && *budget) {
 		--*budget;
 		viommu_sync_some(v, d, budget);
 	}
-unlock:
 	v->api->unlock(v->shadow);
 
 	return d->next > d->last;
