@@ -10,6 +10,7 @@
 #include <linux/eventfd.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -312,8 +313,11 @@ static int viommu_del_device(struct kvm_viommu *v, u16 sid)
 	return 0;
 }
 
-/* Do all that is to be done; -EINTR if the caller is wanted elsewhere. */
-static int viommu_finish(struct kvm_viommu *v)
+/*
+ * Do all that is to be done; -EINTR if the caller is wanted elsewhere.  It can be without
+ * end, so memslots may change meanwhile, wherefore @idx of kvm->srcu does, too.
+ */
+static int viommu_finish(struct kvm_viommu *v, int *idx)
 {
 	while (viommu_has_work(v)) {
 		if (signal_pending(current)) {
@@ -321,7 +325,14 @@ static int viommu_finish(struct kvm_viommu *v)
 			return -EINTR;
 		}
 		viommu_process(v, 256);
-		cond_resched();
+
+		mutex_unlock(&v->lock);
+		srcu_read_unlock(&v->kvm->srcu, *idx);
+		cond_resched_tasks_rcu_qs();
+		*idx = srcu_read_lock(&v->kvm->srcu);
+		mutex_lock(&v->lock);
+		/* vCPUs should not be running, but may be. */
+		viommu_go_trapped(v);
 	}
 	return 0;
 }
@@ -343,7 +354,7 @@ static int viommu_get_state(struct kvm_viommu *v, void __user *arg)
 	/* What the guest wrote has to be in the registers. */
 	viommu_go_trapped(v);
 	/* Commands that are under way are not in the registers. */
-	ret = viommu_finish(v);
+	ret = viommu_finish(v, &idx);
 
 	BUILD_BUG_ON(sizeof(state->regs) != sizeof(v->regs));
 	state->version = KVM_VIOMMU_STATE_VERSION;
@@ -416,7 +427,7 @@ static int viommu_set_state(struct kvm_viommu *v, void __user *arg)
 		__set_bit(VIOMMU_TODO_CCMD, v->todo);
 	if (vtd_reg64(v, VTD_IOTLB) & VTD_IOTLB_IVT)
 		__set_bit(VIOMMU_TODO_IOTLB, v->todo);
-	ret = viommu_finish(v);
+	ret = viommu_finish(v, &idx);
 	mutex_unlock(&v->lock);
 	srcu_read_unlock(&v->kvm->srcu, idx);
 out:

@@ -2241,6 +2241,46 @@ static void start_again(struct shadow *s)
 	expect_pinned(s, 1 + BOUNCE_PAGES);
 }
 
+struct state_reader {
+	int fd;
+	int err;
+	bool done;
+};
+
+static void *read_state(void *arg)
+{
+	struct state_reader *r = arg;
+	struct kvm_viommu_state state;
+
+	r->err = __viommu_get(r->fd, KVM_DEV_VIOMMU_GRP_STATE, 0, &state);
+	WRITE_ONCE(r->done, true);
+	return NULL;
+}
+
+/* Memslots can change while the state is asked for, and the guest's work has no end. */
+static void expect_memslots_change(struct shadow *s)
+{
+	struct state_reader r = { .fd = s->t.fd };
+	sigset_t alarms;
+	pthread_t thread;
+
+	TEST_ASSERT(!pthread_create(&thread, NULL, read_state, &r), "pthread_create()");
+	/* If they cannot, then it is that thread which has to be interrupted. */
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
+	pthread_sigmask(SIG_BLOCK, &alarms, NULL);
+	alarm(30);
+	usleep(100000);
+	add_memory(s, VM_MEM_SRC_ANONYMOUS, MORE_SLOT, MORE, 16, 0);
+	vm_mem_region_delete(s->t.vm, MORE_SLOT);
+	TEST_ASSERT(!READ_ONCE(r.done), "Memslots do not change: %s", strerror(r.err));
+	pthread_kill(thread, SIGALRM);
+	pthread_join(thread, NULL);
+	TEST_ASSERT_EQ(r.err, EINTR);
+	alarm(0);
+	pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
+}
+
 /* The VMM resets the unit, reads or sets its state, or closes it, meanwhile. */
 static void expect_not_stuck(struct shadow *s, bool silent)
 {
@@ -2262,7 +2302,8 @@ static void expect_not_stuck(struct shadow *s, bool silent)
 	TEST_ASSERT_EQ(__viommu_set_state(s->t.fd, &state), EINTR);
 	TEST_ASSERT(pinned(s) <= 3000, "%lu pages are pinned",
 		    (unsigned long)pinned(s));
-	/* Memslots can change. */
+	expect_memslots_change(s);
+	/* Or if nobody asks for it. */
 	add_memory(s, VM_MEM_SRC_ANONYMOUS, MORE_SLOT, MORE, 16, 0);
 	vm_mem_region_delete(s->t.vm, MORE_SLOT);
 
