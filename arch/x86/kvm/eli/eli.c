@@ -511,7 +511,10 @@ static void eli_guarded_exit(struct kvm_vcpu *vcpu)
 	eli_count_off(vcpu, ELI_OFF_MASKED);
 }
 
-/* Right after each exit of an armed vCPU, with IRQs off. */
+/*
+ * Right after each exit of an armed vCPU, with IRQs off and vcpu->mode still
+ * IN_GUEST_MODE, or already EXITING_GUEST_MODE.
+ */
 void kvm_eli_exit(struct kvm_vcpu *vcpu)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
@@ -530,6 +533,11 @@ void kvm_eli_exit(struct kvm_vcpu *vcpu)
 	}
 
 	ev->was_direct = true;
+	/*
+	 * Have IRQs on before the next entry.  KVM's fast paths do without, as an
+	 * IRQ that is pending exits at once; here the guest's RFLAGS.IF masks it.
+	 */
+	WRITE_ONCE(vcpu->mode, EXITING_GUEST_MODE);
 	if (unlikely(eli_guard_leave()))
 		eli_guarded_exit(vcpu);
 }

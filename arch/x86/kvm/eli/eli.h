@@ -48,7 +48,7 @@ struct kvm_eli_vcpu {
 
 	/* The vCPU has exited, and kvm_eli_handle_exit_irqoff() is to see that. */
 	bool exited;
-	/* It was in DIRECT mode at least once since that function ran. */
+	/* It was in DIRECT mode. */
 	bool was_direct;
 
 	/* The CPU's task priority is raised to hold the vCPU's IRQs back. */

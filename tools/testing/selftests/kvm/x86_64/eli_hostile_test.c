@@ -15,6 +15,7 @@
 
 #define DEV_VECTOR	0x91
 #define DEV2_VECTOR	0x52
+#define ABSENT_APIC_ID	0x1000
 
 #define VICTIM_CPU	1
 /* What a test takes at least. */
@@ -108,9 +109,10 @@ static void finish_host(struct eli_irq *host)
 
 /*
  * The guest, prepared in ev, idles until interrupts are delivered directly.
- * Then it is let loose.  Returns how it ended.
+ * Then it is let loose, with an interrupt of its own each @us microseconds, none
+ * if that is 0.  Returns how it ended.
  */
-static int let_loose(struct eli_vm *ev)
+static int let_loose_every(struct eli_vm *ev, u64 us)
 {
 	struct eli_dev *dev = eli_dev_add(ev, 0, DEV_VECTOR);
 	struct eli_thread *t = &ev->thread[0];
@@ -124,7 +126,8 @@ static int let_loose(struct eli_vm *ev)
 	/* After the other, so that its vector is the higher one. */
 	eli_irq_create(&host, ELIPROD_HOST, -1, VICTIM_CPU);
 	eli_irq_start(&host, ELIPROD_AFTER_HANDLED, 500, 0);
-	eli_irq_start(&dev->irq, 0, 1000, 0);
+	if (us)
+		eli_irq_start(&dev->irq, 0, us, 0);
 	eli_go(ev, 1);
 	for (i = 0; i < 10; i++) {
 		usleep(RUN_MS * 1000 / 10);
@@ -136,6 +139,11 @@ static int let_loose(struct eli_vm *ev)
 	eli_thread_stop(t);
 	finish_host(&host);
 	return t->end;
+}
+
+static int let_loose(struct eli_vm *ev)
+{
+	return let_loose_every(ev, 1000);
 }
 
 static int run_guest(struct eli_vm *ev, void *guest)
@@ -635,6 +643,24 @@ static void ipi_flood_guest(void)
 ELI_HOSTILE_TEST(ipi_flood)
 {
 	run_forever(ev, ipi_flood_guest);
+}
+
+/* Exits that KVM handles, and enters the guest again, without having IRQs on. */
+static void icr_cli_guest(void)
+{
+	guest_begin();
+	eli_cli();
+	for (;;)
+		wrmsr(X2APIC_ICR, (u64)ABSENT_APIC_ID << 32 | APIC_INT_ASSERT |
+				  APIC_DM_FIXED | DEV2_VECTOR);
+}
+
+/* An interrupt of its own would have it enter with all interrupts exiting. */
+ELI_HOSTILE_TEST(icr_flood_cli)
+{
+	eli_pin(0);
+	eli_vm_create(ev, 1, icr_cli_guest);
+	TEST_ASSERT_EQ(let_loose_every(ev, 0), ELI_END_STOPPED);
 }
 
 /* ---------------------------------------------------------- CPU's modes */
