@@ -760,6 +760,47 @@ ELI_HOSTILE_TEST(control_registers)
 	run_forever(ev, control_guest);
 }
 
+/* ----------------------------------------------------------- user space */
+
+static void spin_guest(void)
+{
+	guest_begin();
+	for (;;)
+		eli_spin();
+}
+
+/* Virtualization in the guest is on and off again before the guest runs. */
+ELI_HOSTILE_TEST(svme_toggled)
+{
+	struct eli_thread *t = &ev->thread[0];
+	struct eli_dev *dev;
+	struct eli_irq host;
+	u64 efer;
+	int i;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM)) {
+		pr_info("# no nested SVM: not tested\n");
+		return;
+	}
+	dev = eli_start(ev, spin_guest, DEV_VECTOR);
+	eli_arm(ev, dev);
+	/* After the other, so that its vector is the higher one. */
+	eli_irq_create(&host, ELIPROD_HOST, -1, VICTIM_CPU);
+	eli_irq_start(&host, ELIPROD_AFTER_HANDLED, 500, 0);
+	eli_go(ev, 1);
+	for (i = 0; i < 20; i++) {
+		eli_thread_pause(t);
+		efer = vcpu_get_msr(t->vcpu, MSR_EFER);
+		vcpu_set_msr(t->vcpu, MSR_EFER, efer | EFER_SVME);
+		vcpu_set_msr(t->vcpu, MSR_EFER, efer);
+		eli_thread_resume(t);
+		eli_arm(ev, dev);
+		check_host(&host);
+	}
+	TEST_ASSERT_EQ(eli_thread_stop(t), ELI_END_STOPPED);
+	finish_host(&host);
+}
+
 /* ------------------------------------------------------------ two vCPUs */
 
 static void neighbour_guest(void)
