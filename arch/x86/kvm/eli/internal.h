@@ -121,9 +121,11 @@ struct eli_irq {
 	/* ELI decides on the affinity; given back with what it was before. */
 	bool owned;
 	cpumask_var_t affinity;
-	/* The CPU it is to go to, and how often it was moved to that end. */
+	/* The CPU it is to go to, and how often that was tried. */
 	int cpu;
 	unsigned int nr_moves;
+	/* A vCPU that it is not routed to relies on the host not using its vector. */
+	bool relied_on;
 };
 
 /* ELI's state of a VM, allocated with the first assigned IRQ. */

@@ -201,6 +201,26 @@ static bool eli_misplaced(struct kvm_eli_vcpu_priv *p, struct eli_irq *irq, int 
 }
 
 /*
+ * Does the IRQ keep its vector on @cpu until ELI moves it?  Not if the affinity is
+ * anyone's, or if a move is to be completed by the host's next interrupt.
+ */
+static bool eli_irq_stays(struct eli_irq *irq, int cpu)
+{
+	struct irq_desc *desc = irq_data_to_desc(irq->data);
+	unsigned long flags;
+	bool stays;
+
+	/* Else, a move may be going on that is not pending any more. */
+	raw_spin_lock_irqsave(&desc->lock, flags);
+	stays = irq->owned && irq->cpu == cpu &&
+		!irqd_is_setaffinity_pending(irq->data) &&
+		eli_irq_cpu(irq->data) == cpu;
+	raw_spin_unlock_irqrestore(&desc->lock, flags);
+
+	return stays;
+}
+
+/*
  * Move the IRQ to @cpu, or away from there for it to come back with another
  * vector.  Returns true if it is where it should be.
  */
@@ -208,6 +228,7 @@ static bool eli_move_irq(struct kvm_vcpu *vcpu, struct eli_irq *irq, int cpu)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
 	int target = cpu;
+	bool pending;
 
 	if (irq->cpu != cpu) {
 		irq->cpu = cpu;
@@ -222,11 +243,22 @@ static bool eli_move_irq(struct kvm_vcpu *vcpu, struct eli_irq *irq, int cpu)
 			return true;
 	}
 
+	/* The vector may be the host's as soon as the IRQ leaves it. */
+	if (irq->relied_on) {
+		irq->relied_on = false;
+		eli_kick(vcpu->kvm->arch.eli);
+	}
+
 	/* Let it have a vector that is held. */
 	eli_put_vectors(p);
-	/* -EBUSY while the vector of the last move is not yet free, e.g. */
+	/*
+	 * If it cannot be moved now, e.g. as the vector of the last move is not yet
+	 * free, the host's next interrupt does that, and this succeeds as well.
+	 */
+	pending = irqd_is_setaffinity_pending(irq->data);
 	if (!irq_set_affinity(irq->host_irq, cpumask_of(target))) {
-		vcpu->stat.eli_moves++;
+		if (!pending)
+			vcpu->stat.eli_moves++;
 		irq->nr_moves++;
 	}
 	if (target == cpu && eli_irq_cpu(irq->data) == cpu)
@@ -379,8 +411,10 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 
 		if (irq->vcpu != vcpu) {
 			/* The VM may get hold of its own IRQs. */
-			if (irq->vcpu && eli_irq_cpu(irq->data) == cpu)
+			if (irq->vcpu && eli_irq_stays(irq, cpu)) {
 				__set_bit(READ_ONCE(irq->cfg->vector), mine);
+				irq->relied_on = true;
+			}
 			continue;
 		}
 
@@ -403,7 +437,7 @@ enum eli_reason eli_gather_irqs(struct kvm_vcpu *vcpu, int cpu)
 		if (vector < ELI_FIRST_VECTOR || vector > ELI_MAX_VECTOR ||
 		    p->nr_irqs == ELI_MAX_IRQS) {
 			/* Such an IRQ keeps going through the host. */
-			if (vector <= ELI_MAX_VECTOR)
+			if (vector <= ELI_MAX_VECTOR && eli_irq_stays(irq, cpu))
 				__set_bit(vector, mine);
 			vcpu->stat.eli_irqs_left++;
 			continue;

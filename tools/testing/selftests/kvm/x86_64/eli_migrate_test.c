@@ -342,6 +342,70 @@ ELI_MIGRATE_TEST(route_other)
 	finish(ev);
 }
 
+/*
+ * An interrupt that leaves a CPU leaves its vector to the host, below that of
+ * another one there.
+ */
+ELI_MIGRATE_TEST(vector_left)
+{
+	struct eli_dev *dev, *leaving, *swap;
+	struct eli_irq host;
+	u64 handled;
+	u32 vector;
+	int i;
+
+	if (eli_vcpu_cpu(0) == eli_vcpu_cpu(1)) {
+		pr_info("# no third CPU: not tested\n");
+		return;
+	}
+	two_vcpus(ev);
+	/* As this exits often, the guard does not have it look at its vectors. */
+	vcpu_arch_set_entry_point(ev->vcpu[0], busy_guest);
+	leaving = eli_dev_add(ev, 0, 0xa1);
+	dev = eli_dev_add(ev, 0, DEV_VECTOR);
+	eli_thread_start(ev, 0);
+	eli_thread_start(ev, 1);
+	eli_wait_stage(ev, 1);
+	eli_thread_sync(&ev->thread[1], 1);
+	eli_arm(ev, leaving);
+	eli_arm(ev, dev);
+	if (eli_irq_status(&leaving->irq).vector > eli_irq_status(&dev->irq).vector) {
+		swap = leaving;
+		leaving = dev;
+		dev = swap;
+	}
+	/* To a vCPU that does not run: it stays where it is, for now. */
+	eli_route(ev, leaving, 1, leaving->vector);
+	eli_arm(ev, dev);
+	vector = eli_irq_status(&leaving->irq).vector;
+	eli_thread_resume(&ev->thread[1]);
+	/* Until it has left, and the CPU has got round to freeing the vector. */
+	for (i = 0; i < 200; i++) {
+		eli_fire(ev, leaving);
+		eli_irq_create(&host, ELIPROD_HOST, -1, eli_vcpu_cpu(0));
+		if (eli_irq_status(&host).vector <= vector)
+			break;
+		close(host.fd);
+		usleep(1000);
+	}
+	/* It has not if the guest took the interrupt directly from the start. */
+	pr_info("# vector 0x%x was%s left\n", vector, i < 200 ? "" : " not");
+	if (i < 200) {
+		handled = eli_irq_status(&dev->irq).handled;
+		for (i = 0; i < 10; i++)
+			eli_fire(ev, dev);
+		if (eli_on())
+			TEST_ASSERT(eli_irq_status(&dev->irq).handled == handled + 10,
+				    "The guest's table reaches a vector of the host's");
+		eli_irq_fire(&host);
+		ELI_ASSERT_WAIT(eli_irq_status(&host).handled == 1,
+				"the host's interrupt is lost");
+		close(host.fd);
+		eli_arm(ev, dev);
+	}
+	finish(ev);
+}
+
 /* --------------------------------------------------- device comes and goes */
 
 ELI_MIGRATE_TEST(reconnect)
