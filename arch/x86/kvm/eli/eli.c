@@ -111,8 +111,10 @@ static void eli_count_off(struct kvm_vcpu *vcpu, enum eli_reason reason)
 }
 
 /*
- * Make all vCPUs look at the state again before they enter DIRECT mode.  On
- * return none is in guest mode with what it derived from the old one.
+ * Make all vCPUs look at the state again before they enter the guest.  On return
+ * none is in guest mode with what it derived from the old one: one that was has
+ * left, and one that was about to enter finds the request and does not.  It is
+ * KVM_REQ_UNBLOCK as that asks for nothing else; vcpu_run() clears it.
  */
 void eli_kick(struct kvm_eli *eli)
 {
@@ -120,7 +122,8 @@ void eli_kick(struct kvm_eli *eli)
 
 	/* Pairs with the load in __kvm_eli_prepare(). */
 	smp_store_release(&eli->gen, eli->gen + 1);
-	kvm_make_all_cpus_request(eli->kvm, KVM_REQ_OUTSIDE_GUEST_MODE);
+	kvm_make_all_cpus_request(eli->kvm, KVM_REQ_UNBLOCK | KVM_REQUEST_WAIT |
+				  KVM_REQUEST_NO_WAKEUP);
 }
 
 /* What about the guest's state is in the way of ELI?  Cheap, see below. */

@@ -87,13 +87,37 @@ int __kvm_eli_faultin_pfn(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	return RET_PF_CONTINUE;
 }
 
+/*
+ * As a guest writes its gates, and a CPU reads them: another vCPU may be using the
+ * copy of the guest's IDT.  What it makes of it does not last, see eli_kick(), but
+ * no half may be torn.
+ */
+static void eli_copy_gate(gate_desc *to, const gate_desc *from)
+{
+	const u64 *src = (const u64 *)from;
+	u64 *dst = (u64 *)to;
+
+	WRITE_ONCE(dst[0], READ_ONCE(src[0]));
+	WRITE_ONCE(dst[1], READ_ONCE(src[1]));
+}
+
 /* Bring gates [first, last] of the copy of the guest's IDT up to date. */
 static int eli_read_gates(struct kvm_vcpu *vcpu, struct eli_view *view,
 			  unsigned int first, unsigned int last)
 {
-	return kvm_vcpu_read_guest_page(vcpu, view->gfn, &view->guest[first],
-					first * sizeof(gate_desc),
-					(last - first + 1) * sizeof(gate_desc));
+	unsigned int i;
+	gate_desc gate;
+	int r;
+
+	for (i = first; i <= last; i++) {
+		r = kvm_vcpu_read_guest_page(vcpu, view->gfn, &gate,
+					     i * sizeof(gate), sizeof(gate));
+		if (r)
+			return r;
+		eli_copy_gate(&view->guest[i], &gate);
+	}
+
+	return 0;
 }
 
 void __kvm_eli_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, int bytes)
@@ -205,12 +229,13 @@ bool eli_build_table(struct kvm_vcpu *vcpu, unsigned int nr)
 u8 kvm_eli_inject_vector(struct kvm_vcpu *vcpu, u8 vector)
 {
 	struct kvm_eli_vcpu_priv *p = eli_priv(vcpu);
-	const gate_desc *gate = &eli_view(vcpu)->guest[vector];
+	gate_desc gate;
 
 	p->inject_vector = vector;
+	eli_copy_gate(&gate, &eli_view(vcpu)->guest[vector]);
 	/* The CPU checks the privilege of an INT n. */
 	eli_table(vcpu)[ELI_INJECT_VECTOR] =
-		vcpu->arch.interrupt.soft ? *gate : eli_irq_gate(gate);
+		vcpu->arch.interrupt.soft ? gate : eli_irq_gate(&gate);
 	vcpu->stat.eli_inject++;
 	trace_kvm_eli_inject(vcpu->vcpu_id, vector);
 	return ELI_INJECT_VECTOR;
