@@ -20,7 +20,10 @@
 #include "internal.h"
 
 struct eli_cpu {
-	/* Incremented at each DIRECT entry and exit: odd while in the guest. */
+	/*
+	 * Incremented at each entry and exit in DIRECT mode, and at those in INJECT
+	 * mode that are guarded: odd while in the guest.
+	 */
 	unsigned int seq;
 	/* What the guard saw last.  Owned by the guard. */
 	unsigned int seen;
@@ -141,7 +144,7 @@ bool eli_guards(int cpu)
 	return guard < 0 || guard == cpu;
 }
 
-/* Called with IRQs off right before and right after DIRECT mode. */
+/* Called with IRQs off right before and right after an entry that is guarded. */
 void eli_guard_enter(void)
 {
 	struct eli_cpu *ec = this_cpu_ptr(&eli_cpu);

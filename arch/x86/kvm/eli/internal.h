@@ -39,6 +39,9 @@
 /* Views of a VM beside the stock one, what kvm_mmu_page_role.eli_view can tell. */
 #define ELI_NR_VIEWS		7
 
+/* The gfn of a view that is not in use. */
+#define ELI_NO_GFN		(~(gfn_t)0)
+
 /* When to try again what failed for a reason that is not the guest's. */
 #define ELI_RETRY_DELAY		msecs_to_jiffies(100)
 
@@ -97,7 +100,7 @@ enum eli_reason {
 struct eli_view {
 	/* vCPUs on this view. */
 	unsigned int nr_vcpus;
-	/* The guest's IDT page, or INVALID_GPA >> PAGE_SHIFT if not in use. */
+	/* The guest's IDT page, or ELI_NO_GFN. */
 	gfn_t gfn;
 	/* The page that vCPUs on this view see at gfn.  Allocated on first use. */
 	gate_desc *shadow;

@@ -479,7 +479,7 @@ static struct kvm_eli *eli_create(struct kvm *kvm)
 	mutex_init(&eli->lock);
 	INIT_LIST_HEAD(&eli->irqs);
 	for (i = 0; i < ELI_NR_VIEWS; i++)
-		eli->view[i].gfn = ~(gfn_t)0;
+		eli->view[i].gfn = ELI_NO_GFN;
 	if (kvm->arch.vm_type != KVM_X86_DEFAULT_VM || !tdp_mmu_enabled)
 		eli->dead = ELI_OFF_UNSUPPORTED;
 

@@ -21,8 +21,6 @@
 
 #include "trace.h"
 
-#define ELI_NO_GFN	(~(gfn_t)0)
-
 /*
  * Let @view overlay @gfn, or nothing.  A fault that is in flight either sees the
  * new value or is found stale: __kvm_eli_faultin_pfn() reads it after the

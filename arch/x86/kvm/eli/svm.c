@@ -84,14 +84,14 @@ static void svm_eli_set_shadow(struct vcpu_svm *svm, bool shadow)
 }
 
 /*
- * Set up the VMCB for @mode, after the vCPU's tables or its guest's IDTR have
- * changed.
+ * Set up the VMCB for @mode, which is not DIRECT, after the vCPU's tables or its
+ * guest's IDTR have changed.
  */
 void svm_eli_set_mode(struct kvm_vcpu *vcpu, int mode)
 {
 	struct vcpu_svm *svm = to_svm(vcpu);
 
-	svm_eli_set_direct(svm, mode == KVM_ELI_DIRECT);
+	svm_eli_set_direct(svm, false);
 	svm_eli_set_shadow(svm, mode != KVM_ELI_OFF);
 	vcpu->arch.eli->mode = mode;
 }

@@ -25,7 +25,7 @@ bool __vmx_eli_handle_exception(struct kvm_vcpu *vcpu, u32 intr_info,
 /* The VMCS is set up for the shadow IDT. */
 static inline bool vmx_eli_on(struct kvm_vcpu *vcpu)
 {
-	return kvm_eli_armed(vcpu) && vcpu->arch.eli->mode != KVM_ELI_OFF;
+	return kvm_eli_on_shadow(vcpu);
 }
 
 /* Before the mode of the local APIC, or APICv, changes. */
