@@ -720,15 +720,16 @@ bool __kvm_eli_handle_fault(struct kvm_vcpu *vcpu, u8 exception, u32 error_code)
 	if (ev->host_vector >= 0)
 		return true;
 
-	if (ev->soft_vector >= 0) {
+	/* Gates below are the guest's own, and so is the fault. */
+	if (ev->soft_vector >= ELI_INJECT_VECTOR) {
 		eli_soft_int(vcpu, ev->soft_vector);
 		return true;
 	}
 
 	/*
-	 * The guest cannot take the virtual IRQ or, on VMX, the INT n that was
-	 * injected.  With its own IDT, the CPU would have dropped it in favor of
-	 * the exception.
+	 * The guest cannot take its INT n or the virtual IRQ or, on VMX, the INT n
+	 * that was injected.  With its own IDT, the CPU would have dropped it in
+	 * favor of the exception.
 	 */
 	if (vcpu->arch.interrupt.injected) {
 		u8 vector = vcpu->arch.interrupt.nr;

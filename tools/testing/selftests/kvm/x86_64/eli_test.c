@@ -1259,6 +1259,24 @@ static bool has_error_code(int n)
 	       n == AC_VECTOR;
 }
 
+/* INT n through a gate that is fine but for its selector, which is null. */
+static void check_int_selector(u8 n)
+{
+	void *insn = eli_label(kernel_ints) + 4 * n;
+	u64 *gate = (void *)(eli_shared.idt[0] + n * 16);
+
+	WRITE_ONCE(gate[0], gate[0] & ~0xffff0000ull);
+	seen.count = 0;
+	asm volatile("call *%0" :: "r"(insn) : "memory", "cc");
+	/* Not all emulators set EXT. */
+	__GUEST_ASSERT(seen.count == 1 && seen.vector == GP_VECTOR &&
+		       seen.error_code <= 1 && seen.rip == (u64)insn,
+		       "INT 0x%x: %u events, the last has vector 0x%x, error code 0x%lx, RIP %+ld",
+		       n, seen.count, seen.vector, seen.error_code,
+		       seen.rip - (u64)insn);
+	eli_write_gate(eli_shared.idt[0], n, n, 0, true);
+}
+
 static void int_guest(void)
 {
 	u64 idt = eli_shared.idt[0];
@@ -1283,6 +1301,8 @@ static void int_guest(void)
 			    n != eli_shared.arg[2] && n != 31)
 				check_int(n, false, dpl, present);
 		}
+		if (n < 31 && n != 2)
+			check_int_selector(n);
 	}
 	eli_guest_stage(2);
 	eli_guest_idle(2);
