@@ -22,8 +22,9 @@ requests to end as long as there are any, and takes a CPU for that.
 NAME-noinit is NAME with guests that do not clear the memory that their kernel
 allocates (init_on_alloc=0), as those of the paper.
 
-DELAY_MS in the environment is the time of a request; the results are named by it
-if it is not the default.
+DELAY_MS in the environment is the time of a request, and REQUEST_KIB how much one can
+be; the results are named by them if they are not the defaults.  By default null_blk takes
+255 sectors, a bit less than the 128 KiB that Linux reads ahead.
 
 Before, the guest writes to the memory that it believes to have, as a guest that
 has been up for a while did, and drops its caches.
@@ -66,6 +67,7 @@ slow_disk()
 
 	mkdir $dir
 	for attr in size=$2 memory_backed=1 irqmode=2 hw_queue_depth=$depth \
+			max_sectors=$((request_kib * 2)) \
 			completion_nsec=$((delay * 1000000)) power=1; do
 		echo ${attr#*=} >$dir/${attr%=*}
 	done
@@ -160,13 +162,22 @@ def build_image(out, file_mib, extra_mib=64, fill=None):
            "-d", str(root), str(out))
 
 
+def number(name, default, most):
+    """A number from the environment, from 0 on."""
+    value = os.environ.get(name, f"{default}")
+    if not value.isdecimal() or int(value) > most:
+        raise rig.RigError(f"{name}={value}: not a number from 0 to {most}")
+    return int(value)
+
+
 def delay_ms():
-    """Delay of the disks, from the environment."""
-    ms = os.environ.get("DELAY_MS", f"{DEFAULT_DELAY_MS}")
-    # What a guest boots with.
-    if not ms.isdecimal() or int(ms) > 1000:
-        raise rig.RigError(f"DELAY_MS={ms}: not a number from 0 to 1000")
-    return int(ms)
+    """Delay of the disks; more than the most, and guests do not boot."""
+    return number("DELAY_MS", DEFAULT_DELAY_MS, 1000)
+
+
+def request_kib():
+    """How much a disk is asked for at once; 0 is what null_blk has by default."""
+    return number("REQUEST_KIB", 0, 4096)
 
 
 def pick(default):
@@ -200,6 +211,7 @@ class Host:
             "append": "" if base == config else "init_on_alloc=0",
             "vswap": int(mounted), "guests": guests, "cpus": cpus,
             "guest_mib": guest_mib, "swap_mib": swap_mib, "delay": delay_ms(),
+            "request_kib": request_kib(),
             "image_mib": guests * (file_mib + extra_mib) + 128,
             "depth": DISK_DEPTH,
         }
@@ -357,5 +369,7 @@ def results(bench, rows):
         order.setdefault(row[1], []).append(row)
     if delay_ms() != DEFAULT_DELAY_MS:
         bench += f"-{delay_ms()}ms"
+    if request_kib():
+        bench += f"-{request_kib()}k"
     return rig.write_results(bench, [r for metric in order
                                      for r in order[metric]])
